@@ -171,7 +171,7 @@ def read_csv(
     _check_order(raw, path)
     return good
 
-# %% ../nbs/03_prices.ipynb #457fb641
+# %% ../nbs/03_prices.ipynb #cd2c642c
 def _named(raw: pd.DataFrame, path: Path, ticker: str | None) -> pd.DataFrame:
     "Columns under our names, with a ticker, and at least two rows."
     raw = raw.rename(columns=lambda c: c.strip().lower().replace(" ", "_").replace("adjclose", "adj_close"))
@@ -187,8 +187,11 @@ def _named(raw: pd.DataFrame, path: Path, ticker: str | None) -> pd.DataFrame:
 
 
 def _check_order(raw: pd.DataFrame, path: Path) -> None:
-    "Each ticker's dates ascend or descend throughout."
+    "Each ticker's dates ascend or descend throughout, none twice."
     for ticker, dates in raw.groupby("ticker")["date"]:
+        if dates.duplicated().any():
+            line = dates.index[dates.duplicated()][0] + 2
+            raise BadInput(f"{path}, line {line}: {ticker} has {dates[line - 2]} twice: keep one")
         if not (dates.is_monotonic_increasing or dates.is_monotonic_decreasing):
             up = dates.iloc[-1] >= dates.iloc[0]
             wrong = dates.index[1:][(dates.values[1:] < dates.values[:-1]) == up][0]
