@@ -71,7 +71,7 @@ class Targets(Section):
                 raise ValueError(f"{name} must ascend without repeats, got {list(values)}")
         return self
 
-# %% ../nbs/00_config.ipynb #dc5b41fc
+# %% ../nbs/00_config.ipynb #b731dcab
 class Split(Section):
     "Walk-forward: origins from `forecast_from` are out of sample, from `test_from` they are scored."
     forecast_from: date
@@ -92,7 +92,6 @@ class Model(Section):
     device: Literal["cpu", "cuda", "auto"]
     threads: Count
     seed: int
-    train_horizons: Horizons
     rows: Annotated[int, Field(ge=1000)]
     hide_market: Share
 
