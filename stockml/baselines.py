@@ -13,10 +13,11 @@ import pandas as pd
 
 from .features import ROOT_HALF_PI
 
-# %% ../nbs/08_baselines.ipynb #8b32706a
+# %% ../nbs/08_baselines.ipynb #8827200c
 class Forecaster(Protocol):
     "A scale model. `own` and `window` say how its residuals are pooled (see `calibrate`)."
     name: str
+    learns: bool # False: `fit` takes nothing from the data, so every row is out of sample
     own: float
     window: int | None
 
@@ -26,10 +27,10 @@ class Forecaster(Protocol):
     def scale(self, features: pd.DataFrame) -> np.ndarray:
         "Scales (n, horizons) of the log-return; NaN where a row has too little history."
 
-# %% ../nbs/08_baselines.ipynb #7b1bd344
+# %% ../nbs/08_baselines.ipynb #672a2753
 class RandomWalk:
     "Every day is like all days before it: the unconditional quantiles of the stock's own history."
-    name, own, window = "random_walk", 1.0, None
+    name, learns, own, window = "random_walk", False, 1.0, None
 
     def fit(self, features, targets, horizons):
         self.horizons = horizons
@@ -49,10 +50,10 @@ def long_run(
     "The long-run volatility of each row's stock, guarded against a price that stands still."
     return np.maximum(features["v_all"].to_numpy(float), QUIET)
 
-# %% ../nbs/08_baselines.ipynb #05523ce1
+# %% ../nbs/08_baselines.ipynb #f9eaa03a
 class Ewma:
     "Exponentially weighted volatility, decay .94, times the root of the horizon; own residuals."
-    name, own, window = "ewma", 1.0, 2500
+    name, learns, own, window = "ewma", False, 1.0, 2500
 
     def fit(self, features, targets, horizons):
         self.horizons = horizons
@@ -74,10 +75,10 @@ def _design(features: pd.DataFrame, market: bool) -> tuple[np.ndarray, np.ndarra
     parts = [np.ones((len(level), 1)), own]
     return np.hstack([*parts, features[HAR_MARKET].to_numpy(float)] if market else parts), level
 
-# %% ../nbs/08_baselines.ipynb #4cf70967
+# %% ../nbs/08_baselines.ipynb #80b3c947
 class Har:
     "Pooled HAR on absolute returns, fitted with and without the market, for rows that have one and rows that do not."
-    name, own, window = "har", .35, 2500
+    name, learns, own, window = "har", True, .35, 2500
 
     def fit(self, features, targets, horizons):
         self.horizons, self.coef = horizons, {}

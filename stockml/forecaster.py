@@ -133,7 +133,7 @@ def training_rows(
     rows = np.flatnonzero(old_enough & known_next.notna().to_numpy())
     return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
 
-# %% ../nbs/09_forecaster.ipynb #b99d0274
+# %% ../nbs/09_forecaster.ipynb #437e70f0
 @dataclass
 class XgbScale:
     "The XGBoost scale model: a `baselines.Forecaster`."
@@ -143,7 +143,7 @@ class XgbScale:
     device: str = "cpu" # cpu | cuda | auto
     threads: int = 2
     seed: int = 17
-    name, own, window = "xgboost", .35, 2500
+    name, learns, own, window = "xgboost", True, .35, 2500
 
     def fit(self, features, targets, horizons):
         self.har = Har().fit(features, targets, tuple(horizons))
