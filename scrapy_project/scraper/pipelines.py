@@ -6,55 +6,77 @@ from pathlib import Path
 import pandas as pd
 
 from stockml.config import StockmlError
-from stockml.files import atomic, write_json
-from stockml.prices import Upsert, upsert
+from stockml.files import atomic, lock, write_json
+from stockml.prices import Upsert, read_bars, upsert, write_bars
 from stockml.schema import check_bars
 
 
+def forget_others(store: Path, ticker: str, bars: pd.DataFrame) -> None:
+    """Take out the days of a restated history that its new version lacks, before that is written.
+
+    Else they would stay in the old units. Killed between the two writes, the store is still all in the old units.
+    """
+    with lock(store.parent / f".{store.name}.lock", what="write to the price store"):
+        everything = read_bars(store)
+        gone = (everything["ticker"] == ticker) & ~everything["date"].isin(bars["date"])
+        if gone.any():
+            write_bars(store, everything[~gone])
+
+
 class StorePipeline:
-    "Collect a ticker's pages, then write them in one atomic upsert."
+    "Collect a ticker's pages; when the last has come, check them and write them in one atomic step."
 
     def __init__(self, crawler):
         self.crawler, s = crawler, crawler.settings
         self.store, self.quarantine, self.report = Path(s["STORE"]), Path(s["QUARANTINE"]), s["REPORT"]
-        self.pages: dict[str, list[pd.DataFrame]] = {}
-        self.counts, self.rejected, self.tickers = Upsert(0, 0, 0), 0, []
+        self.pages: dict[str, list[dict]] = {}
+        self.partial: dict[str, bool] = {}  # ticker -> may a part of it be stored?
+        self.counts, self.quarantined, self.tickers = Upsert(0, 0, 0), 0, []
 
     @classmethod
     def from_crawler(cls, crawler):
         return cls(crawler)
 
     def process_item(self, page):
-        good, rejected = check_bars(pd.DataFrame(page.rows), self.crawler.spider.as_of) if page.rows else (None, None)
-        if page.rows:
-            self.rejected += self._record(page.ticker, rejected)
-            self.pages.setdefault(page.ticker, []).append(good)
+        if page.first:
+            self.pages[page.ticker] = []
+        self.pages[page.ticker] += page.rows
+        self.partial[page.ticker] = not page.replace
         if page.last:
-            self._flush(page.ticker)
+            self._store(page.ticker, page.replace)
+            self.tickers.append(page.ticker)
         return page
 
     def close_spider(self):
-        "A history that was cut off keeps the pages that did arrive: they are a prefix, the next run goes on from there."
-        for ticker in list(self.pages):
-            self._flush(ticker, finished=False)
+        "Of a history that was cut off, the pages that did arrive are kept: the next run goes on from there."
+        for ticker in [t for t in self.pages if self.partial[t]]:
+            self._store(ticker, restated=False)
         if self.report:
             spider = self.crawler.spider
-            write_json(self.report, {**self.counts._asdict(), "rejected": self.rejected, "tickers": sorted(self.tickers),
-                                     "restated": spider.restated, "errors": spider.errors})
+            write_json(self.report, {**self.counts._asdict(), "quarantined": self.quarantined,
+                                     "tickers": sorted(self.tickers), "refetched": sorted(spider.restated),
+                                     "errors": spider.errors})
 
-    def _flush(self, ticker: str, finished: bool = True) -> None:
-        bars = pd.concat(self.pages.pop(ticker, [pd.DataFrame()]))
-        try:
-            result = upsert(self.store, bars.drop_duplicates(["ticker", "date"], keep="last")) if len(bars) else Upsert(0, 0, 0)
-        except StockmlError as e:
-            self.crawler.spider.fail(str(e))
+    def _store(self, ticker: str, restated: bool) -> None:
+        spider, rows = self.crawler.spider, self.pages.pop(ticker)
+        good, rejected = check_bars(pd.DataFrame(rows), spider.as_of) if rows else (pd.DataFrame(), pd.DataFrame())
+        if restated and good.empty:
+            spider.fail(f"{ticker}: its restated history came back empty; the old one was kept")
             return
-        self.counts = Upsert(*(a + b for a, b in zip(self.counts, result, strict=True)))
-        if finished:
-            self.tickers.append(ticker)
-            self.crawler.spider.logger.info("stored %s: %d new, %d restated", ticker, result.added, result.restated)
+        try:
+            self.quarantined += self._set_aside(rejected)
+            if restated:
+                forget_others(self.store, ticker, good)
+            counts = upsert(self.store, good) if len(good) else Upsert(0, 0, 0)
+        except StockmlError as e:
+            spider.fail(f"{ticker}: {e}")
+            return
+        self.counts = Upsert(*map(sum, zip(self.counts, counts, strict=True)))
+        bad = f", {len(rejected)} quarantined ({rejected['reason'].iloc[0]})" if len(rejected) else ""
+        spider.logger.info("%d/%d %s: %d new, %d restated%s", len(self.tickers) + 1, len(spider.tickers), ticker,
+                           counts.added, counts.restated, bad)
 
-    def _record(self, ticker: str, rejected: pd.DataFrame) -> int:
+    def _set_aside(self, rejected: pd.DataFrame) -> int:
         "Append bad rows to the quarantine, each once, however often they are scraped."
         if rejected.empty:
             return 0
@@ -64,5 +86,4 @@ class StorePipeline:
         if fresh := [line for line in dict.fromkeys(lines) if line not in set(there)]:
             with atomic(self.quarantine) as tmp:
                 tmp.write_text("\n".join([*there, *fresh]) + "\n")
-        self.crawler.spider.logger.warning("quarantined %d rows of %s: %s", len(rejected), ticker, rejected["reason"].iloc[0])
         return len(rejected)

@@ -1,22 +1,28 @@
-"Polite by default; the command line may only change where things go and how patient we are."
+"Polite by default; `-s NAME=VALUE` says where things go and how patient we are."
 
 BOT_NAME = "stockml"
 SPIDER_MODULES = ["scraper.spiders"]
 NEWSPIDER_MODULE = "scraper.spiders"
+COMMANDS_MODULE = "scraper.commands"
 
 # Say who we are, obey robots.txt, ask one thing at a time and slow down when the site does.
-USER_AGENT = "stockml (research; reads daily prices, obeys robots.txt)"
+# On loopback the spiders set both delays to LOOPBACK_DELAY; a second there would be politeness to oneself.
+USER_AGENT = "stockml/0.1 (research; reads daily prices, obeys robots.txt)"
 ROBOTSTXT_OBEY = True
-CONCURRENT_REQUESTS_PER_DOMAIN = 1
+CONCURRENT_REQUESTS = 1
 DOWNLOAD_DELAY = 1
+LOOPBACK_DELAY = 0.01
 AUTOTHROTTLE_ENABLED = True
 AUTOTHROTTLE_START_DELAY = 1
 AUTOTHROTTLE_MAX_DELAY = 60
 COOKIES_ENABLED = False
 TELNETCONSOLE_ENABLED = False
+REMOTE_CONTROL_ENABLED = False
 
 RETRY_TIMES = 4
+RETRY_PRIORITY_ADJUST = 0  # a retried page keeps its turn: one ticker is finished before the next begins
 DOWNLOAD_TIMEOUT = 30
+DOWNLOAD_MAXSIZE = 32 * 1024 * 1024
 DOWNLOADER_MIDDLEWARES = {
     "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
     "scraper.middlewares.PatientRetryMiddleware": 550,

@@ -1,30 +1,57 @@
 """What all price spiders share: which dates to ask for, how a restated history is noticed, how failures are told.
 
 A spider asks for what is missing plus an overlap of some days. If the overlap says something else than the store,
-the provider has restated the history (a split, a dividend), and all of it is fetched again.
+the provider has restated the history (a split, a dividend): all of it is fetched again and takes the old one's place.
 """
 
-from datetime import date, timedelta
+import json
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
+import pandas as pd
 import scrapy
+from scrapy import signals
 from scrapy.downloadermiddlewares.retry import get_retry_request
 from scrapy.exceptions import CloseSpider, IgnoreRequest
+from scrapy.http import TextResponse
 from scrapy.spidermiddlewares.httperror import HttpError
 
 from scraper.items import HistoryPage
-from stockml.prices import last_dates, read_bars
+from stockml.config import StockmlError
+from stockml.prices import read_bars
 
 OVERLAP = timedelta(days=10)
 EPOCH = date(1960, 1, 1)
+TOLERANCE = 1e-4  # relative; a restatement moves prices by more, float noise by less
 
 
 class Rubbish(Exception):
-    "The answer is not what it should be: cut off, another format, an error page with status 200."
+    "The answer is not what it should be: cut off, another format, an error page with status 200. Worth another try."
+
+
+class Refused(Exception):
+    "The provider says no in its own words: an unknown ticker. Another try would get the same."
+
+
+def place(url: str) -> str:
+    "An address without its query, for messages."
+    return url.split("?")[0]
+
+
+def is_loopback(url: str) -> bool:
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def last_finished_day() -> date:
+    "The newest day whose New York session is over: a bar of a session still in progress is no fact yet."
+    now = datetime.now(ZoneInfo("America/New_York"))
+    return now.date() if now.time() > time(16, 30) else now.date() - timedelta(days=1)
 
 
 class HistorySpider(scrapy.Spider):
-    "Base of the price spiders. Arguments: tickers (comma-separated), as_of (ISO date), base_url."
+    "Base of the price spiders. Arguments: tickers (comma-separated), as_of (ISO date, the last to be seen), base_url."
 
     base_url = ""
     needs_tickers = True
@@ -32,92 +59,135 @@ class HistorySpider(scrapy.Spider):
     def __init__(self, tickers="", as_of=None, base_url=None, **kwargs):
         super().__init__(**kwargs)
         self.base_url = (base_url or self.base_url).rstrip("/")
-        self.tickers = [t.strip().upper() for t in tickers.split(",") if t.strip()]
-        self.as_of = date.fromisoformat(as_of) if as_of else date.today()
+        self.tickers = list(dict.fromkeys(t.strip().upper() for t in tickers.split(",") if t.strip()))
+        self.as_of = date.fromisoformat(as_of) if as_of else date.max
+        if not is_loopback(self.base_url):  # the bundled site has a clock of its own, the world has this one
+            self.as_of = min(self.as_of, last_finished_day())
         self.errors: list[str] = []
         self.restated: list[str] = []
 
+    @classmethod
+    def from_crawler(cls, crawler, *args, **kwargs):
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        if is_loopback(spider.base_url):
+            for name in ("DOWNLOAD_DELAY", "AUTOTHROTTLE_START_DELAY"):
+                crawler.settings.set(name, crawler.settings["LOOPBACK_DELAY"], priority="spider")
+        for signal in (signals.spider_error, signals.item_error):
+            crawler.signals.connect(spider.crashed, signal)
+        return spider
+
     async def start(self):
-        store = self.settings["STORE"]
-        self.last = last_dates(store)
-        self.overlap = self._overlap(store) if self.last else {}
+        try:
+            self.known, self.starts = self._what_is_there()
+        except StockmlError as e:
+            self.fail(str(e))
+            return
         if self.needs_tickers and not self.tickers:
             self.fail(f"{self.name}: name the tickers; this provider has no list of them")
-        for ticker in self.tickers:
-            yield self.ask(ticker)
+        for request in self.ask_all():
+            yield request
 
-    def _overlap(self, store) -> dict:
-        "(ticker, date) -> adjusted close, for the days that will be asked for again."
+    def _what_is_there(self) -> tuple[dict, dict]:
+        "(ticker, day) -> adjusted close for all days that are asked for again, and ticker -> the first of them."
+        store = Path(self.settings["STORE"])
+        if not store.exists():
+            return {}, {}
         bars = read_bars(store)
-        recent = bars[bars["date"] > bars.groupby("ticker")["date"].transform("max") - OVERLAP]
-        return dict(zip(zip(recent["ticker"], recent["date"].dt.strftime("%Y-%m-%d"), strict=True), recent["adj_close"], strict=True))
+        close = pd.Series(bars["adj_close"].to_numpy(), index=zip(bars["ticker"], bars["date"].dt.date, strict=True))
+        ends = bars.groupby("ticker")["date"].max()
+        starts = {ticker: end.date() - OVERLAP + timedelta(days=1) for ticker, end in ends.items()}
+        for ticker, day in self._quarantined():
+            if ticker in starts and (ticker, day) not in close:  # still missing: perhaps the provider has mended it
+                starts[ticker] = min(starts[ticker], day)
+        again = bars["date"] >= pd.to_datetime(bars["ticker"].map(starts))
+        return close[again.to_numpy()].to_dict(), starts
 
-    def ask(self, ticker: str, whole: bool = False) -> scrapy.Request:
+    def _quarantined(self) -> list[tuple[str, date]]:
+        "Which days of which tickers were sent in a bad row."
+        path = Path(self.settings["QUARANTINE"])
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        days = pd.to_datetime(pd.Series([r.get("date") for r in rows], dtype=object), errors="coerce", format="ISO8601")
+        return [(r["ticker"], d.date()) for r, d in zip(rows, days, strict=True) if pd.notna(d)]
+
+    def ask_all(self):
+        "One request a ticker, in order: a ticker's pages come before the next ticker."
+        for rank, ticker in enumerate(self.tickers):
+            yield self.ask(ticker, priority=-rank)
+
+    def ask(self, ticker: str, priority: int, whole: bool = False) -> scrapy.Request:
         "The request for what is missing of a ticker, or for all of it."
-        known = None if whole else self.last.get(ticker)
-        start = known - OVERLAP + timedelta(days=1) if known else EPOCH
-        # The same address may be asked twice in one crawl: after a restatement, or when a retry is due.
+        start = EPOCH if whole else min(self.starts.get(ticker, EPOCH), self.as_of)
         return scrapy.Request(self.address(ticker, start), self.parse, errback=self.failed, dont_filter=True,
-                              cb_kwargs={"ticker": ticker, "whole": whole or not known})
+                              priority=priority, cb_kwargs={"ticker": ticker, "first": True, "whole": whole})
 
     def address(self, ticker: str, start: date) -> str:
         "URL of a ticker's history from a date to as_of."
         raise NotImplementedError
 
-    def rows(self, response, ticker: str) -> tuple[list[dict], str | None]:
-        "Raw rows of a page and the address of the next one; `Rubbish` if the page is not whole."
+    def rows(self, response: TextResponse, ticker: str) -> tuple[list[dict], str | None]:
+        "Raw rows of a page, and the address of the next. `Rubbish` if it is not whole, `Refused` if there is no such."
         raise NotImplementedError
 
-    def parse(self, response, ticker, whole):
+    def parse(self, response, ticker, first, whole):
         try:
+            if not isinstance(response, TextResponse):
+                raise Rubbish("not text")
             rows, following = self.rows(response, ticker)
         except Rubbish as e:
             yield self._again(response, ticker, e)
             return
+        except Refused as e:
+            self.fail(f"{ticker}: {place(response.url)} says: {e}")
+            return
         if not whole and self._differs(ticker, rows):
             self.logger.warning("%s was restated: fetching all of it again", ticker)
             self.restated.append(ticker)
-            yield self.ask(ticker, whole=True)
+            yield self.ask(ticker, response.request.priority, whole=True)
             return
-        yield HistoryPage(ticker, rows, last=following is None)
+        yield HistoryPage(ticker, rows, first, last=following is None, replace=whole)
         if following:
-            yield response.follow(following, self.parse, errback=self.failed, cb_kwargs={"ticker": ticker, "whole": whole})
+            yield response.follow(following, self.parse, errback=self.failed, dont_filter=True,
+                                  priority=response.request.priority,
+                                  cb_kwargs={"ticker": ticker, "first": False, "whole": whole})
 
     def _differs(self, ticker: str, rows: list[dict]) -> bool:
-        "Does the page contradict what the store has?"
-        for row in rows:
-            known, now = self.overlap.get((ticker, row["date"])), row.get("adj_close", row["close"])
-            try:
-                if known is not None and abs(float(now) / known - 1) > 1e-4:
-                    return True
-            except (TypeError, ValueError):
-                continue  # not a price: the pipeline's business
-        return False
+        "Does the page contradict what the store has? Rows that cannot be read are the pipeline's business."
+        if ticker not in self.starts:
+            return False
+        page = pd.DataFrame(rows, columns=["date", "close", "adj_close"])
+        days = pd.to_datetime(page["date"], errors="coerce", format="ISO8601").dt.date
+        old = pd.Series([self.known.get((ticker, day)) for day in days], dtype=float)
+        new = pd.to_numeric(page["adj_close"].where(page["adj_close"].notna(), page["close"]), errors="coerce")
+        return bool(((new / old - 1).abs() > TOLERANCE).any())
 
     def _again(self, response, ticker, error):
         "Ask once more for a page that was not whole; give up after the usual number of times."
-        if request := get_retry_request(response.request, spider=self, reason=str(error)):
-            return request.replace(dont_filter=True)
-        self.fail(f"{ticker}: {response.url} sent rubbish ({error}); nothing of that page was stored")
-        return None
+        request = get_retry_request(response.request, spider=self, reason="rubbish", give_up_log_level="DEBUG")
+        if request is None:
+            self.fail(f"{ticker}: {place(response.url)} sent rubbish ({error}); nothing of that page was stored")
+        return request
 
     def failed(self, failure):
         "Errback: one line for what went wrong."
-        url = failure.request.url
+        place_, ticker = place(failure.request.url), failure.request.cb_kwargs.get("ticker", "index")
         if failure.check(IgnoreRequest) and "robots" in str(failure.value):
-            host = urlsplit(url).netloc
-            self.fail(f"robots.txt of {host} forbids {urlsplit(url).path}: {self.name} stops here; ask the host for permission")
+            self.fail(f"robots.txt of {urlsplit(place_).netloc} forbids {urlsplit(place_).path}: {self.name} stops; "
+                      "ask the host for permission, or use another source")
             raise CloseSpider("robots.txt forbids")
-        ticker = failure.request.cb_kwargs.get("ticker", "index")
         if failure.check(HttpError):
-            self.fail(f"{ticker}: {url} answered {failure.value.response.status}{self.explain(failure.value.response)}")
+            status = failure.value.response.status
+            hint = {404: ": unknown ticker", 429: ": it wants fewer requests; try again later"}.get(status, "")
+            self.fail(f"{ticker}: {place_} answered {status}{hint}")
         else:
-            self.fail(f"{ticker}: {url} does not answer ({failure.type.__name__}); is the site up?")
+            self.fail(f"{ticker}: {place_} does not answer ({failure.type.__name__}); is the site up?")
 
-    def explain(self, response) -> str:
-        "What an error answer says of itself, for the log line."
-        return ": unknown ticker" if response.status == 404 else ""
+    def crashed(self, failure, response=None, item=None):
+        "Whatever no other rule foresees is an error too, never a silent gap."
+        where = place(response.url) if response is not None else getattr(item, "ticker", "?")
+        self.fail(f"{where}: {failure.type.__name__}: {failure.getErrorMessage()}")
 
     def fail(self, message: str) -> None:
-        self.errors.append(message)
-        self.logger.error(message)
+        "Note an error, once; the exit code and the report tell of it."
+        if message not in self.errors:
+            self.errors.append(message)
+            self.logger.error(message)

@@ -1,6 +1,6 @@
 "The bundled price site: an index of tickers, and HTML histories of many pages."
 
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import scrapy
 
@@ -17,28 +17,41 @@ class ExchangeSpider(HistorySpider):
     base_url = "http://127.0.0.1:8500"
     needs_tickers = False
 
-    async def start(self):
-        async for request in super().start():
-            yield request
-        if not self.tickers:
-            yield scrapy.Request(f"{self.base_url}/", self.parse_index, errback=self.failed)
+    def ask_all(self):
+        if self.tickers:
+            yield from super().ask_all()
+        else:
+            index = f"{self.base_url}/?as_of={self.as_of}"
+            yield scrapy.Request(index, self.parse_index, errback=self.failed, dont_filter=True)
 
     def parse_index(self, response):
         "All tickers that the site lists."
-        if not response.text.endswith(END):
-            self.fail(f"index: {response.url} sent rubbish (no end of page)")
+        try:
+            self._whole(response)
+        except Rubbish as e:
+            yield self._again(response, "index", e)
             return
-        for ticker in response.css("#tickers tbody a::text").getall():
-            yield self.ask(ticker)
+        self.tickers = response.css("#tickers tbody a::text").getall()
+        if not self.tickers:
+            self.fail(f"{self.base_url} lists no stocks as of {self.as_of}")
+        yield from super().ask_all()
 
     def address(self, ticker, start):
-        return f"{self.base_url}/history/{ticker}?" + urlencode({"start": start, "end": self.as_of})
+        return f"{self.base_url}/history/{quote(ticker, safe='')}?" + urlencode({"start": start, "end": self.as_of})
 
     def rows(self, response, ticker):
-        table = response.css("table#history")
-        if not table or not response.text.endswith(END):
-            raise Rubbish("the page is cut off")
+        table = self._whole(response).css("table#history")
+        if not table or not (announced := table.attrib.get("data-rows", "")).isdigit():
+            raise Rubbish("no table of prices")
         lines = [[(cell.text or "").strip() or None for cell in row] for row in table[0].root.iterfind(".//tbody/tr")]
-        if len(lines) != int(table.attrib["data-rows"]) or any(len(line) != len(COLUMNS) for line in lines):
-            raise Rubbish(f"{len(lines)} rows where {table.attrib['data-rows']} are announced")
-        return [{"ticker": ticker, **dict(zip(COLUMNS, line, strict=True))} for line in lines], response.css("a[rel=next]::attr(href)").get()
+        if len(lines) != int(announced) or any(len(line) != len(COLUMNS) for line in lines):
+            raise Rubbish(f"{len(lines)} rows where {announced} are announced, or rows of another length")
+        rows = [{"ticker": ticker, **dict(zip(COLUMNS, line, strict=True))} for line in lines]
+        return rows, response.css("a[rel=next]::attr(href)").get()
+
+    @staticmethod
+    def _whole(response):
+        "The page, if it has its end."
+        if not getattr(response, "text", "").endswith(END):
+            raise Rubbish("the page is cut off, or another site's")
+        return response
