@@ -7,13 +7,16 @@ __all__ = ['Share', 'Count', 'Horizons', 'StockmlError', 'BadInput', 'project_ro
            'Search', 'Model', 'Calibrate', 'Bot', 'Drift', 'Gate', 'Params', 'load_params', 'first_error']
 
 # %% ../nbs/00_config.ipynb #aeae9614
+import difflib
 import os
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 # %% ../nbs/00_config.ipynb #d545bdb8
 class StockmlError(Exception):
@@ -145,6 +148,8 @@ class Params(Section):
         if not self.search.train_to < self.search.valid_to < self.split.test_from:
             raise ValueError("search.train_to < search.valid_to < split.test_from must hold: "
                              "parameters chosen on scored years would flatter the scores")
+        if self.split.forecast_from > self.split.test_from:
+            raise ValueError("split.forecast_from must not be after split.test_from")
         if not set(self.gate.horizons) <= set(self.targets.horizons):
             raise ValueError(f"gate.horizons {list(self.gate.horizons)} must be among targets.horizons")
         return self
@@ -152,11 +157,16 @@ class Params(Section):
 # %% ../nbs/00_config.ipynb #231a8a2e
 def load_params(
     path: Path | None = None, # None = params.yaml of this project
+    changes: Mapping[str, str] = MappingProxyType({}), # dotted key -> text, e.g. {"data.tickers": "ON,NO"}
 ) -> Params: # frozen
-    "Read and check params.yaml. `BadInput` names the file, the key and what is wrong with it."
+    "Read and check params.yaml, changed for this run. `BadInput` names the file, the key and what is wrong with it."
     path = Path(path) if path else project_root() / "params.yaml"
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text()))
+        values = yaml.safe_load(path.read_text())
+        for key, text in changes.items():
+            section, name = _field(key)
+            values[section][name] = _typed(key, text)
+        return Params.model_validate(values)
     except FileNotFoundError:
         raise BadInput(f"{path}: not found") from None
     except yaml.YAMLError as e:
@@ -174,3 +184,32 @@ def first_error(
     got = f", got {first['input']!r}" if first["type"] != "missing" and not isinstance(first["input"], dict) else ""
     more = f" (and {len(rest)} more)" if rest else ""
     return f"{where + ': ' if where else ''}{first['msg']}{got}{more}"
+
+# %% ../nbs/00_config.ipynb #867da793
+def _field(key: str) -> tuple[str, str]:
+    "Section and name of a dotted key."
+    section, _, name = key.partition(".")
+    known = [f"{s}.{n}" for s, f in Params.model_fields.items() for n in f.annotation.model_fields]
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1, 0)
+        raise BadInput(f"params: no key {key!r}; did you mean {near[0]}?")
+    return section, name
+
+
+def _typed(key: str, text: str) -> Any:
+    "Text as the type that a key has in the schema."
+    section, name = _field(key)
+    field = Params.model_fields[section].annotation.model_fields[name]
+    if text == "null":
+        return None
+    if get_origin(field.annotation) is tuple:
+        return [_parsed(key, get_args(field.annotation)[0], t.strip()) for t in text.strip("[] ").split(",") if t.strip()]
+    return _parsed(key, field.annotation, text)
+
+
+def _parsed(key: str, kind: Any, text: str) -> Any:
+    "One value. `BadInput` names the key."
+    try:
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError as e:
+        raise BadInput(f"params: {key}: {first_error(e)}") from None
