@@ -118,9 +118,10 @@ class Bot(Section):
 
 
 class Drift(Section):
-    "Newest window against a reference window, in sessions; share of drifted features that raises the alarm."
+    "Newest window against a reference window, in sessions; what counts as drift, and the share of features that raises the alarm."
     window: Count
     reference_sessions: Count
+    distance: Annotated[float, Field(gt=0)]
     share: Share
 
 

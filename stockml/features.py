@@ -47,8 +47,8 @@ def ranges(
 ) -> dict[str, pd.Series]: # null where the range is not known
     "Parkinson's range volatility and the overnight gap."
     square = np.log(bars["high"] / bars["low"]) ** 2 / (4 * np.log(2))
-    night = np.log(bars["open"] / bars["close"].shift()).abs()
-    night = night.where(night < 5 * np.log(2)) # raw opens across a split are no gap
+    opened = bars["open"] * (bars["adj_close"] / bars["close"]) # adjusted: a split is no gap
+    night = np.log(opened / bars["adj_close"].shift()).abs()
     out = {f"v_range{n}": np.sqrt(square.rolling(n, min_periods=max(1, n // 2)).mean()) for n in (1, 5, 22)}
     return out | {"v_night22": _mean(night, 22)}
 

@@ -110,13 +110,14 @@ def read_json(
 def lock(
     path: Path, # the lock file; created, never deleted
     what: str = "run", # named in the error
+    wait: bool = False, # True: until it is free
 ) -> Iterator[None]:
-    "Hold an exclusive lock; `BadInput` at once if another process holds it."
+    "Hold an exclusive lock; `BadInput` at once if another process holds it, unless told to wait."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BadInput(f"another {what} is under way (it holds {path}): wait until it ends") from None
         yield
