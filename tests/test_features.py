@@ -1,0 +1,195 @@
+"Features know the past and nothing else, mean what they say, and are one code for training and serving."
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+from stockml.features import MARKET_NAMES, MIN_BARS, feature_columns, make_features, market_features
+from stockml.schema import check_bars
+
+CUTS = ["1996-01-02", "1996-01-03", "1996-04-08", "1998-08-31", "2000-09-29", "2003-12-30"]
+
+
+def bars_of(prices, ticker: str = "A", **columns) -> pd.DataFrame:
+    "Valid bars of one stock on weekdays from 1996 on."
+    dates = pd.bdate_range("1996-01-02", periods=len(prices))
+    bars, rejected = check_bars(pd.DataFrame({"ticker": ticker, "date": dates, "close": prices, **columns}))
+    assert rejected.empty
+    return bars
+
+
+def until(table: pd.DataFrame, day) -> pd.DataFrame:
+    return table[table["date"] <= day].reset_index(drop=True)
+
+
+def one(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
+    return table[table["ticker"] == ticker].reset_index(drop=True)
+
+
+def blind(bars: pd.DataFrame) -> pd.DataFrame:
+    "Bars of which only the close is known."
+    return bars.assign(open=np.nan, high=np.nan, low=np.nan, volume=pd.array([pd.NA] * len(bars), "Int64"))
+
+
+def staggered(bars: pd.DataFrame) -> pd.DataFrame:
+    "One stock listed late, one gone early, one with holes: the market is not always there."
+    late, gone = bars["ticker"].eq("BAC") & (bars["date"] < "1998-10-01"), bars["ticker"].eq("XOM") & (bars["date"] > "1999")
+    holes = bars["ticker"].eq("KO") & (bars["date"].dt.day == 3)
+    return bars[~(late | gone | holes)].reset_index(drop=True)
+
+
+VIEWS = {"panel": lambda b: b, "staggered": staggered, "without ohlc": blind,
+         "alone": lambda b: one(b, "AAPL"), "alone without ohlc": lambda b: blind(one(b, "AAPL"))}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_feature_sees_the_future(panel, view):
+    bars = VIEWS[view](panel)
+    whole = make_features(bars)
+    for day in CUTS:
+        assert_frame_equal(make_features(until(bars, day)), until(whole, day), check_exact=True)
+
+
+@st.composite
+def small_panels(draw):
+    "A few stocks with zero moves, jumps, holes and unequal lengths."
+    moves = st.sampled_from([0., 0., 1e-4, -.01, .02, -.5, .7])
+    stocks = []
+    for k in range(draw(st.integers(1, MARKET_NAMES + 1))):
+        bars = bars_of(10 * np.exp(np.cumsum(draw(st.lists(moves, min_size=1, max_size=90)))).clip(1e-3, 1e5), f"S{k}")
+        stocks.append(bars[draw(st.integers(0, len(bars) - 1)):])
+    return pd.concat(stocks, ignore_index=True)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(small_panels(), st.integers(0, 90))
+def test_no_feature_of_any_panel_sees_the_future(bars, sessions):
+    days = np.sort(bars["date"].unique())
+    day = days[min(sessions, len(days) - 1)]
+    assert_frame_equal(make_features(until(bars, day)), until(make_features(bars), day), check_exact=True)
+
+
+def test_one_row_per_bar_in_order(panel):
+    features = make_features(panel)
+    assert features[["ticker", "date"]].equals(panel[["ticker", "date"]])
+    assert set(features.dtypes[2:]) == {np.dtype(np.float32)}
+    assert feature_columns(features) == list(features.columns[2:]) and len(set(features.columns)) == len(features.columns)
+    assert np.isfinite(features.drop(columns=["ticker", "date"]).to_numpy()[features["history"] > np.log(400)]).mean() > .9
+
+
+def test_own_features_do_not_depend_on_the_other_stocks(panel):
+    together, alone = one(make_features(panel), "GE"), make_features(one(panel, "GE"))
+    market = [c for c in together if c.startswith("m_")]
+    assert_frame_equal(together.drop(columns=market), alone.drop(columns=market), check_exact=True)
+    assert alone[market].isna().all().all() and together[market][300:].notna().all().all()
+
+
+def test_features_do_not_depend_on_the_level_of_the_price(panel):
+    factor = 2. ** 7  # exact in floats, so that the returns are the same to the bit
+    prices = ["open", "high", "low", "close", "adj_close"]
+    scaled = panel.assign(**{c: panel[c] * factor for c in prices})
+    assert_frame_equal(make_features(scaled), make_features(panel), rtol=1e-3, atol=1e-5)
+
+
+def test_a_split_leaves_no_trace(panel):
+    bars, prices = one(panel, "AAPL"), ["open", "high", "low", "close"]
+    raw = bars.copy()
+    raw.loc[raw["date"] < "2000-06-21", prices] *= 2  # as it was quoted; adj_close stays
+    assert_frame_equal(make_features(raw), make_features(bars), rtol=1e-5)
+
+
+def test_volatilities_by_hand():
+    r = np.random.default_rng(3).normal(0, .02, 400)
+    row = make_features(bars_of(50 * np.exp(np.r_[0, np.cumsum(r)]))).iloc[-1]
+    for n in (5, 22, 66, 252):
+        assert row[f"v_abs{n}"] == pytest.approx(np.sqrt(np.pi / 2) * np.abs(r[-n:]).mean(), rel=1e-5)
+    assert row["v_all"] == pytest.approx(np.sqrt(np.pi / 2) * np.abs(r).mean(), rel=1e-5)
+    assert row["v_neg5"] == pytest.approx(np.sqrt(np.pi / 2) * -np.minimum(r[-5:], 0).sum() / 5, rel=1e-5)
+    assert row["v_sd22"] == pytest.approx(np.sqrt((r[-22:] ** 2).mean()), rel=1e-5)
+    weights = .94 ** np.arange(400)[::-1]
+    assert row["v_ewma94"] == pytest.approx(np.sqrt((weights * r**2).sum() / weights.sum()), rel=1e-5)
+    assert [row[f"r_{k}"] for k in range(5)] == pytest.approx(r[:-6:-1], rel=1e-5)
+
+
+def test_shapes_by_hand():
+    r = np.random.default_rng(4).normal(0, .02, 400)
+    row = make_features(bars_of(50 * np.exp(np.r_[0, np.cumsum(r)]))).iloc[-1]
+    unit, level = row["v_all"] + 1e-5, np.cumsum(r)
+    assert row["mom22"] == pytest.approx(r[-22:].sum() / (unit * np.sqrt(22)), rel=1e-4)
+    assert row["down66"] == pytest.approx((np.minimum(r[-66:], 0) ** 2).sum() / (r[-66:] ** 2).sum(), rel=1e-4)
+    assert row["fall252"] == pytest.approx((level[-1] - level[-252:].max()) / unit, rel=1e-4)
+    assert row["top5"] == pytest.approx(np.abs(r[-5:]).max() / unit, rel=1e-4)
+    pairs = np.abs(r[-22:]) * np.abs(r[-23:-1])
+    assert row["jump22"] == pytest.approx(np.pi / 2 * pairs.mean() / ((r[-22:] ** 2).mean() + 1e-10), rel=1e-4)
+    assert row["history"] == pytest.approx(np.log(401), rel=1e-6)
+
+
+def test_ranges_by_hand():
+    bars = bars_of([10., 11., 12.], open=[10., 10.5, 11.5], high=[10.2, 11.4, 12.6], low=[9.9, 10.3, 11.2], volume=[5, 6, 7])
+    row = make_features(bars).iloc[-1]
+    assert row["v_range1"] == pytest.approx(np.log(12.6 / 11.2) / np.sqrt(4 * np.log(2)), rel=1e-5)
+    assert make_features(bars_of(np.linspace(10, 20, 30), open=np.linspace(10, 20, 30)))["v_night22"].iloc[-1] == pytest.approx(
+        np.log(np.linspace(10, 20, 30)[8:] / np.linspace(10, 20, 30)[7:-1]).mean(), rel=1e-4)
+
+
+def test_the_market_by_hand():
+    rng = np.random.default_rng(5)
+    dates = pd.bdate_range("2000-01-03", periods=60)
+    wide = pd.DataFrame(rng.normal(0, .01, (60, MARKET_NAMES)), dates, list("ABCDE"))
+    wide.loc[dates[7], "A"] = np.nan  # that day there is no market
+    market = market_features(wide, wide * 0 + .01)
+    assert dates[7] not in market.index and len(market) == 59
+    mean = wide.mean(axis=1).drop(dates[7])
+    assert market["m_v_abs5"].iloc[-1] == pytest.approx(np.sqrt(np.pi / 2) * mean.abs()[-5:].mean(), rel=1e-5)
+    assert market["m_v_spread1"].iloc[-1] == pytest.approx(wide.iloc[-1].std(), rel=1e-5)
+    assert market["m_stress1"].iloc[-1] == pytest.approx((wide.iloc[-1].abs() / .01001).mean(), rel=1e-5)
+
+
+def test_beta_and_ranks_by_hand(panel):
+    features, r = make_features(panel), np.log(panel.pivot(index="date", columns="ticker", values="adj_close")).diff()
+    last, m = features.groupby("ticker").tail(1).set_index("ticker"), r.mean(axis=1)
+    for ticker in r:
+        cov = np.cov(r[ticker][-252:], m[-252:])
+        assert last["m_beta"][ticker] == pytest.approx(cov[0, 1] / cov[1, 1], rel=1e-4)
+    assert last["m_rank_mom"].sort_values().index.tolist() == last["mom66"].sort_values().index.tolist()
+    assert sorted(last["m_rank_vol"]) == pytest.approx(np.arange(1, 7) / 6)
+
+
+@pytest.mark.parametrize("names", [MARKET_NAMES - 1, MARKET_NAMES])
+def test_a_market_needs_enough_stocks(panel, names):
+    few = panel[panel["ticker"].isin(sorted(panel["ticker"].unique())[:names])].reset_index(drop=True)
+    assert make_features(few)["m_r"].notna().any() == (names == MARKET_NAMES)
+
+
+def odd_histories() -> dict[str, pd.DataFrame]:
+    still, walk = np.full(300, 10.), 10 * np.exp(np.cumsum(np.random.default_rng(6).normal(0, .02, 300)))
+    holes = np.where(np.arange(300) % 3, walk, np.nan)
+    return {
+        "one bar": bars_of([10.]), "two bars": bars_of([10., 11.]), "constant": bars_of(still),
+        "flat day": bars_of(still, open=still, high=still, low=still, volume=np.zeros(300)),
+        "no ohlc": bars_of(walk), "no volume": bars_of(walk, open=walk, high=walk, low=walk),
+        "holes": bars_of(walk, open=holes, high=walk, low=holes, volume=np.where(np.arange(300) % 2, 1e6, np.nan)),
+        "halted, then wild": bars_of(np.r_[still[:150], walk[:150] * 20]),
+        "tiny": bars_of(walk * 1e-4), "huge": bars_of(walk * 1e4),
+    }
+
+
+@pytest.mark.parametrize("kind", odd_histories())
+def test_odd_histories_give_finite_or_missing(kind):
+    bars = odd_histories()[kind]
+    features = make_features(bars)
+    assert len(features) == len(bars) and not np.isinf(features.drop(columns=["ticker", "date"]).to_numpy()).any()
+    if len(bars) >= MIN_BARS:
+        needed = ["v_all", "v_ewma94", "v_abs1", "v_abs66", "mom66", "fall252", "jump22", "history"]
+        assert features[needed].iloc[MIN_BARS:].notna().all().all()
+
+
+def test_what_is_not_known_is_missing_and_not_zero(panel):
+    blank = make_features(blind(one(panel, "AAPL")))
+    given = make_features(one(panel, "AAPL"))
+    columns = [c for c in given if c.startswith(("v_range", "v_night", "volume"))]
+    assert blank[columns].isna().all().all() and given[columns][100:].notna().all().all()
+    assert_frame_equal(blank.drop(columns=columns), given.drop(columns=columns), check_exact=True)
