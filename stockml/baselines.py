@@ -104,4 +104,4 @@ def _least_squares(x: np.ndarray, y: np.ndarray, usable: np.ndarray) -> np.ndarr
     rows = usable & np.isfinite(y)
     if rows.sum() < 10 * x.shape[1]:
         return np.eye(x.shape[1])[0] # constant 1: scale = long-run level
-    return np.linalg.solve(x[rows].T @ x[rows], x[rows].T @ y[rows])
+    return np.linalg.lstsq(x[rows].T @ x[rows], x[rows].T @ y[rows], rcond=None)[0] # also for a still price
