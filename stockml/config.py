@@ -164,12 +164,15 @@ def load_params(
     path = Path(path) if path else project_root() / "params.yaml"
     try:
         values = yaml.safe_load(path.read_text())
+        Params.model_validate(values) # the file stands on its own; changes come after
         for key, text in changes.items():
             section, name = _field(key)
             values[section][name] = _typed(key, text)
         return Params.model_validate(values)
     except FileNotFoundError:
         raise BadInput(f"{path}: not found") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path}: not readable ({e})") from None
     except yaml.YAMLError as e:
         raise BadInput(f"{path.name}: not YAML: {' '.join(str(e).split())}") from None
     except ValidationError as e:

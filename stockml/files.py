@@ -25,12 +25,12 @@ def atomic(
     path: Path, # where the file shall stand in the end
 ) -> Iterator[Path]: # a temporary path beside it, to be written by the caller
     "Yield a temporary path; on success fsync it and rename it onto `path`, on any error remove it."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    tmp = Path(name)
+    path, tmp = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        tmp = Path(name)
         yield tmp
         sync(tmp)
         tmp.chmod(0o666 & ~_umask())
@@ -39,7 +39,8 @@ def atomic(
     except OSError as e:
         raise StockmlError(f"{path}: could not be written ({e.strerror or e}); what was there is untouched") from e
     finally:
-        tmp.unlink(missing_ok=True)
+        if tmp:
+            tmp.unlink(missing_ok=True)
 
 # %% ../nbs/01_files.ipynb #8b6d7a92
 def sync(
@@ -71,13 +72,13 @@ def sha256(
 def plain(
     value: Any, # dicts, lists, numbers, NumPy scalars, dates
 ) -> Any: # the same made of JSON's own types
-    "Make `value` strict JSON: NumPy scalars become numbers, NaN and infinities null, dates ISO text."
+    "Make `value` strict JSON: NumPy scalars become numbers, NaN, NaT and infinities null, dates ISO text."
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if hasattr(value, "isoformat"):
-        return value.isoformat()
+        return value.isoformat() if value == value else None # NaT differs from itself
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
@@ -114,8 +115,12 @@ def lock(
 ) -> Iterator[None]:
     "Hold an exclusive lock; `BadInput` at once if another process holds it, unless told to wait."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as e:
+        raise StockmlError(f"{path}: cannot be locked ({e.strerror or e})") from e
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -96,8 +96,10 @@ def crawl(
         with program("scrapy", "crawl", source, *flags) as spider:
             alarm = Timer(timeout_s, spider.kill)
             alarm.start()
-            last = follow(spider.stdout, source, say)
-            alarm.cancel()
+            try:
+                last = follow(spider.stdout, source, say)
+            finally:
+                alarm.cancel()
         if report.exists():
             return read_json(report)
         if time.monotonic() - begun >= timeout_s:
@@ -151,7 +153,7 @@ def from_csv(
     csv: Path, # see `stockml.prices.read_csv`
     as_of: date | None, # later rows are refused
     tickers: tuple[str, ...], # () = all in the file; one names the ticker of a file without that column
-) -> dict: # like `crawl`
+) -> dict: # as `scrape`
     "Read a CSV into the store. `BadInput` names line and reason; the store is then as it was."
     bars = read_csv(csv, as_of, ticker=tickers[0] if len(tickers) == 1 else None)
     if unknown := sorted(set(tickers) - set(bars["ticker"])):
@@ -161,7 +163,7 @@ def from_csv(
     if changed := restated(store, bars):
         remove(store, lambda b: b["ticker"].isin(changed) & ~pd.MultiIndex.from_frame(b[BAR_KEY]).isin(days))
     return {**upsert(store, bars)._asdict(), "quarantined": 0, "tickers": sorted(bars["ticker"].unique()),
-            "refetched": changed, "errors": []}
+            "refetched": changed}
 
 # %% ../nbs/17_ingest.ipynb #56cf99bb
 class IngestReport(NamedTuple):
@@ -186,6 +188,8 @@ def report_on(
     **counts, # the other fields
 ) -> IngestReport:
     "Look at the store and fill in the rest."
+    if not store.exists():
+        raise BadInput(f"{counts['source']}: not one of its rows was a bar; the quarantine says why")
     bars = read_bars(store)
     as_of = as_of or bars["date"].max().date()
     ended = stale(bars, as_of)
@@ -205,15 +209,15 @@ def ingest(
     say: Callable[[str], None] = print, # gets progress, a line a ticker
 ) -> IngestReport:
     "Bring the store up to date. `BadInput` in one line if the source fails; what had arrived by then is kept."
-    store, begun = Path(store).resolve(), time.monotonic()
+    store, tickers, begun = Path(store).resolve(), tuple(t.strip().upper() for t in tickers), time.monotonic()
     with lock(store.parent / f".{store.name}.ingest.lock", what=f"ingest into {store.name}"):
         removed = clear(store, as_of)
         if source == "csv":
             if csv is None:
                 raise BadInput("source csv: name the file (data.csv in params.yaml, or --csv)")
-            done = from_csv(store, Path(csv), as_of, tuple(tickers))
+            done = from_csv(store, Path(csv), as_of, tickers)
         else:
-            done = scrape(store, source, as_of, tuple(tickers), base_url, quarantine, timeout_s, say)
+            done = scrape(store, source, as_of, tickers, base_url, quarantine, timeout_s, say)
     return report_on(store, as_of, source=source, removed=removed, **done, seconds=round(time.monotonic() - begun, 3))
 
 # %% ../nbs/17_ingest.ipynb #cb0150a5

@@ -91,9 +91,9 @@ def last_dates(
 
 # %% ../nbs/03_prices.ipynb #ef7a8212
 @cache
-def _nyse(end_year: int) -> exchange_calendars.ExchangeCalendar:
-    "The NYSE's calendar from 1960 to the end of a year."
-    return exchange_calendars.get_calendar("XNYS", start="1960-01-01", end=f"{end_year}-12-31")
+def _nyse(first_year: int, last_year: int) -> exchange_calendars.ExchangeCalendar:
+    "The NYSE's calendar of these years."
+    return exchange_calendars.get_calendar("XNYS", start=f"{first_year}-01-01", end=f"{last_year}-12-31")
 
 
 def sessions(
@@ -102,7 +102,7 @@ def sessions(
 ) -> pd.DatetimeIndex: # midnights, no time zone
     "NYSE sessions between two dates."
     start, end = pd.Timestamp(start), pd.Timestamp(end)
-    return _nyse(max(end.year, 2027)).sessions_in_range(start, end).as_unit("ms").rename("date")
+    return _nyse(min(start.year, 1960), max(end.year, 2027)).sessions_in_range(start, end).as_unit("ms").rename("date")
 
 
 def session_after(
@@ -131,7 +131,7 @@ def stale(
 ) -> pd.DataFrame: # ticker, last, sessions_behind; only histories that end before the last session at `as_of`
     "Histories that stopped: fit for training, not for a forecast of tomorrow."
     last = bars.groupby("ticker")["date"].max().rename("last").reset_index()
-    behind = [len(sessions(day, as_of)) - 1 for day in last["last"]]
+    behind = [len(sessions(day + pd.Timedelta(days=1), as_of)) for day in last["last"]]
     return last.assign(sessions_behind=behind).query("sessions_behind > 0").reset_index(drop=True)
 
 # %% ../nbs/03_prices.ipynb #63d48360
@@ -162,7 +162,9 @@ def read_csv(
         raise BadInput(f"{path}: not found") from None
     except (ValueError, OSError) as e: # pandas' parser errors are ValueErrors
         raise BadInput(f"{path}: not a readable CSV ({' '.join(str(e).split())[:120]})") from None
-    raw = _named(raw, path, ticker)
+    if not isinstance(raw.index, pd.RangeIndex): # pandas took the first column for row names
+        raise BadInput(f"{path}, line 2: more values than the header has names")
+    raw = _named(raw[~raw.isna().all(axis=1)[::-1].cummin()[::-1]], path, ticker) # without blank lines at the end
     good, rejected = check_bars(raw, as_of)
     if len(rejected):
         line, reason = rejected.index[0] + 2, rejected["reason"].iloc[0]
@@ -175,6 +177,8 @@ def read_csv(
 def _named(raw: pd.DataFrame, path: Path, ticker: str | None) -> pd.DataFrame:
     "Columns under our names, with a ticker, and at least two rows."
     raw = raw.rename(columns=lambda c: c.strip().lower().replace(" ", "_").replace("adjclose", "adj_close"))
+    if twice := sorted(raw.columns[raw.columns.duplicated()]):
+        raise BadInput(f"{path}: two columns are called {twice[0]}: keep one")
     if "ticker" not in raw:
         if ticker is None:
             raise BadInput(f"{path}: no column ticker; add one, or name the ticker")

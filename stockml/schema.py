@@ -47,17 +47,18 @@ BARS = pa.DataFrameSchema(
 def coerce_bars(
     raw: pd.DataFrame, # any subset of BAR_COLUMNS with at least ticker, date, close; text or numbers
 ) -> pd.DataFrame: # BAR_COLUMNS with the types of `BARS`, same index; unreadable values are null
-    "Give raw rows the types of bars: upper-case tickers, midnight dates, floats, whole volumes."
+    "Give raw rows the types of bars: upper-case tickers, the dates as written, floats, whole volumes."
     bars = raw.reindex(columns=BAR_COLUMNS)
     if "adj_close" not in raw:
         bars["adj_close"] = bars["close"]
     bars["ticker"] = bars["ticker"].astype(str).str.strip().str.upper()
-    dates = pd.to_datetime(bars["date"], errors="coerce", format="ISO8601")
-    bars["date"] = dates.dt.tz_localize(None).dt.normalize().astype("datetime64[ms]")
+    days = bars["date"].astype(str).str.extract(r"^\s*(\d{4}-?\d\d-?\d\d)(?:[T ].*)?$")[0] # in any time zone
+    bars["date"] = pd.to_datetime(days, errors="coerce", format="ISO8601").astype("datetime64[ms]")
     for name in PRICES:
         values = pd.to_numeric(bars[name], errors="coerce").astype(float)
         bars[name] = values.where(np.isfinite(values))
-    bars["volume"] = pd.to_numeric(bars["volume"], errors="coerce").round().astype("Int64")
+    volume = pd.to_numeric(bars["volume"], errors="coerce").astype(float)
+    bars["volume"] = volume.where(volume.abs() < 2**53).round().astype("Int64")
     return bars
 
 # %% ../nbs/02_schema.ipynb #84c76b6a
@@ -81,7 +82,7 @@ def _unreadable(raw: pd.DataFrame, bars: pd.DataFrame) -> dict[int, str]:
     for name in reversed([c for c in BAR_COLUMNS[1:] if c in raw]):
         given = raw[name].notna() & ~raw[name].astype(str).str.strip().isin(["", "null", "nan", "None", "NaT"])
         kind = "date (YYYY-MM-DD)" if name == "date" else "finite number"
-        reasons |= {i: f"{name}: not a {kind}: {raw[name][i]!r}" for i in raw.index[given & bars[name].isna()]}
+        reasons |= {i: f"{name}: not a {kind}: {str(raw[name][i])!r}" for i in raw.index[given & bars[name].isna()]}
     return reasons
 
 

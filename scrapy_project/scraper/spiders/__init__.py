@@ -105,9 +105,13 @@ class HistorySpider(scrapy.Spider):
     def _quarantined(self) -> list[tuple[str, date]]:
         "Which days of which tickers were sent in a bad row."
         path = Path(self.settings["QUARANTINE"])
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        days = pd.to_datetime(pd.Series([r.get("date") for r in rows], dtype=object), errors="coerce", format="ISO8601")
-        return [(r["ticker"], d.date()) for r, d in zip(rows, days, strict=True) if pd.notna(d)]
+        try:
+            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            tickers, dates = [r["ticker"] for r in rows], pd.Series([r.get("date") for r in rows], dtype=object)
+        except (ValueError, KeyError, TypeError) as e:
+            raise StockmlError(f"{path}: a damaged quarantine ({type(e).__name__} {e}): move it away") from None
+        days = pd.to_datetime(dates, errors="coerce", format="ISO8601")
+        return [(ticker, day.date()) for ticker, day in zip(tickers, days, strict=True) if pd.notna(day)]
 
     def ask_all(self):
         "One request a ticker, in order: a ticker's pages come before the next ticker."
