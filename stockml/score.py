@@ -133,7 +133,7 @@ def plot_reliability(
         for model, rows in table[table["horizon"] == h].groupby("model", observed=True):
             axis.plot(rows["level"], 100 * (rows["observed"] - rows["level"]), marker="o", ms=3, label=model)
         axis.axhline(0, color="black", lw=.8)
-        axis.set(title=f"{h} session{'s' * (h > 1)}", xlabel="level of the quantile")
+        axis.set(title=f"{h} session{'s' if h > 1 else ''}", xlabel="level of the quantile")
     figure.axes[0].set_ylabel("observed minus level, % points")
     figure.axes[-1].legend(fontsize="small")
     with atomic(path) as tmp:
