@@ -1,0 +1,1 @@
+"The model behind HTTP: stateless, one bundle, floors 0 to 3 of the library."
