@@ -15,9 +15,8 @@ from stockml.bundle import Bundle, forecast, load_bundle
 from stockml.config import BadInput, project_root
 from stockml.features import MIN_BARS
 from stockml.forecaster import XgbScale
-from stockml.schema import coerce_bars
 
-from .body import MAX_BODY, ForecastRequest, latest_session, read_request, to_bars
+from .body import MAX_BODY, Bar, ForecastRequest, latest_session, read_request, to_bars
 from .problems import Invalid, add_problems
 
 
@@ -40,10 +39,10 @@ def model_folder() -> Path:
 
 
 def warm_up(bundle: Bundle) -> None:
-    "One forecast of a made-up stock up to today: calendars and lazy imports cost half a second, here and not a client."
+    "One forecast of a made-up stock up to today: lazy imports and calendars take a second, here and not from a client."
     days = pd.date_range(end=datetime.now(UTC).date(), periods=MIN_BARS)
-    made_up = pd.DataFrame({"ticker": "WARM", "date": days, "close": 100 + np.arange(MIN_BARS) % 2})
-    forecast(bundle, coerce_bars(made_up))
+    bars = [Bar(date=f"{day:%Y-%m-%d}", close=100 + i % 2) for i, day in enumerate(days)]
+    answer(bundle, ForecastRequest(ticker="WARM", bars=bars))
 
 
 def model_facts(bundle: Bundle) -> dict[str, str]:

@@ -104,6 +104,14 @@ def test_close_stands_in_for_a_missing_adj_close(client, good):
     assert answers[0] == answers[1] == answers[2]
 
 
+def test_prices_are_quoted_not_adjusted(client, good):
+    "Returns come from the adjusted close, prices start at the close that a person sees on the screen."
+    halved = {**good, "bars": [{**b, "adj_close": b["close"] / 2} for b in good["bars"]]}
+    for one, two in zip(*(post(client, r).json["forecasts"] for r in (good, halved)), strict=True):
+        for key in ("quantiles", "prices"):
+            np.testing.assert_allclose(list(one[key].values()), list(two[key].values()), rtol=1e-4)
+
+
 @pytest.mark.parametrize("more", [{}, {"horizons": None}])
 def test_all_horizons_unless_some_are_named(client, request_for, apple, more):
     answer = post(client, request_for(apple, **more)).json
