@@ -34,7 +34,7 @@ def _inside(bars: pd.DataFrame) -> pd.Series:
 
 BARS = pa.DataFrameSchema(
     {
-        "ticker": pa.Column(str, pa.Check.str_matches(r"^[A-Z0-9][A-Z0-9.\-^=]{0,14}$", error="is no ticker")),
+        "ticker": pa.Column(str, pa.Check.str_matches(r"^[A-Z0-9^][A-Z0-9.\-^=]{0,14}$", error="is no ticker")),
         "date": pa.Column("datetime64[ms]", pa.Check.ge(pd.Timestamp("1900-01-01"), error="is before 1900")),
         **{name: pa.Column(float, nullable=name not in ("close", "adj_close"), **_price) for name in PRICES},
         "volume": pa.Column("Int64", pa.Check.ge(0, error="must not be negative"), nullable=True),
@@ -150,9 +150,9 @@ FORECASTS = pa.DataFrameSchema(
 def check_forecasts(
     forecasts: pd.DataFrame, # columns of `FORECASTS`
     where: str = "forecasts", # named in the error, e.g. the file
-) -> pd.DataFrame: # the same
+) -> pd.DataFrame: # the same, rows numbered from 0
     "Validate a table of forecasts; `BadInput` with the first complaint."
     try:
-        return FORECASTS.validate(forecasts)
+        return FORECASTS.validate(forecasts.reset_index(drop=True))
     except (pa.errors.SchemaError, pa.errors.SchemaErrors) as e:
         raise BadInput(f"{where}: {' '.join(str(e).split())[:200]}") from None

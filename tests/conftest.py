@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOT = ROOT / "scrapy_project/exchange/snapshot.parquet"
 os.environ.setdefault("STOCKML_ROOT", str(ROOT))
 os.environ.setdefault("PYTHONHASHSEED", "0")
+settings.register_profile("stockml", deadline=None)  # a busy machine is no failure
+settings.load_profile("stockml")
 sys.path.insert(0, str(ROOT))  # serve/ is an entry point, not an installed package
 
 from stockml.bundle import load_bundle  # noqa: E402

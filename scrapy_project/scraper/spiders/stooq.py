@@ -19,7 +19,7 @@ class StooqSpider(HistorySpider):
     base_url = "https://stooq.com"
 
     def address(self, ticker, start):
-        symbol = ticker.lower() if "." in ticker else f"{ticker.lower()}.us"
+        symbol = ticker.lower() if "." in ticker or ticker.startswith("^") else f"{ticker.lower()}.us"
         query = {"s": symbol, "d1": f"{start:%Y%m%d}", "d2": f"{self.as_of:%Y%m%d}", "i": "d"}
         if key := os.environ.get("STOOQ_APIKEY"):
             query["apikey"] = key
