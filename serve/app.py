@@ -39,10 +39,13 @@ def model_folder() -> Path:
 
 
 def warm_up(bundle: Bundle) -> None:
-    "One forecast of a made-up stock up to today: lazy imports and calendars take a second, here and not from a client."
+    "One forecast of a made-up stock: lazy imports and calendars take a second here, not later. `BadInput` if it fails."
     days = pd.date_range(end=datetime.now(UTC).date(), periods=MIN_BARS)
     bars = [Bar(date=f"{day:%Y-%m-%d}", close=100 + i % 2) for i, day in enumerate(days)]
-    answer(bundle, ForecastRequest(ticker="WARM", bars=bars))
+    try:
+        answer(bundle, ForecastRequest(ticker="WARM", bars=bars))
+    except Invalid as e:
+        raise BadInput(f"the bundle cannot forecast ({e.description}): train again on longer histories") from None
 
 
 def model_facts(bundle: Bundle) -> dict[str, str]:

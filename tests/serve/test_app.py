@@ -1,5 +1,6 @@
 "The service keeps its contract: the library's own forecast for good requests, a field by name for bad ones."
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -280,6 +281,14 @@ def test_a_damaged_bundle_is_refused(bundle_folder, tmp_path, name, harm):
     with pytest.raises(BadInput, match=name) as error:
         create_app(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_bundle_that_forecasts_nothing_is_refused(bundle, bundle_folder, monkeypatch):
+    "As one is that was trained on histories too short for its longest horizon."
+    blind = dataclasses.replace(bundle, pooled=bundle.pooled * np.nan)
+    monkeypatch.setattr(serve.app, "load_bundle", lambda _: blind)
+    with pytest.raises(BadInput, match="the bundle cannot forecast"):
+        create_app(bundle_folder)
 
 
 def test_the_champion_is_served_unless_told_otherwise(monkeypatch, root, tmp_path):
