@@ -28,7 +28,7 @@ def rolled(rows, y, ends, scale, h, **how):
 values = st.floats(-9, 9) | st.sampled_from([0., np.nan])
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(arrays(float, st.tuples(st.integers(1, 400), st.integers(1, 3)), elements=values, fill=values), st.floats(0, 1))
 def test_window_quantiles_are_numpys_and_ascend(z, own):
     pooled, blend = window_quantiles(z, own)

@@ -65,7 +65,7 @@ def small_panels(draw):
     return pd.concat(stocks, ignore_index=True)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(small_panels(), st.integers(0, 90))
 def test_no_feature_of_any_panel_sees_the_future(bars, sessions):
     days = np.sort(bars["date"].unique())

@@ -54,7 +54,7 @@ def model(features, targets):
 finite = st.floats(-3, 3)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(f=finite, y=st.floats(-20, 20), weight=st.floats(.1, 1))
 def test_the_gradient_is_that_of_the_student_t_likelihood(f, y, weight):
     def loss(f):

@@ -26,7 +26,7 @@ NORMAL = stats.norm.ppf(LEVELS)
 DAYS = pd.bdate_range("2000-01-03", periods=1500)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.integers(1, 9999).map(lambda n: n / 10_000))
 def test_a_level_survives_its_column_name(level):
     name = quantile_name(level)
@@ -36,7 +36,7 @@ def test_a_level_survives_its_column_name(level):
 numbers = st.floats(-5, 5)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(arrays(float, st.integers(1, 20), elements=numbers), arrays(float, (20, 9), elements=numbers))
 def test_pinball_is_its_definition(y, q):
     expected = [np.mean([tau * (a - b) if a >= b else (1 - tau) * (b - a) for tau, b in zip(LEVELS, row, strict=True)])

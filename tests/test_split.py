@@ -11,7 +11,7 @@ from stockml.split import folds, in_fold, session_numbers
 from stockml.targets import known, make_targets
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(offsets=st.sets(st.integers(0, 1500), min_size=2, max_size=200), first=st.integers(0, 1500),
        months=st.integers(1, 30), embargo=st.integers(0, 10))
 def test_folds_cover_each_origin_once_and_keep_the_embargo(offsets, first, months, embargo):

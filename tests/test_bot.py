@@ -1,0 +1,228 @@
+"The bot trades a session late, pays for it, knows what it can lose, and says what the worst day did."
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stockml.bot import (
+    backtest,
+    budget_weights,
+    day_report,
+    naive_points,
+    naive_weights,
+    plot_equity,
+    run_bot,
+    summarize,
+)
+from stockml.config import BadInput, load_params
+from stockml.features import make_features
+from stockml.prices import read_bars
+from stockml.split import folds
+
+SETTINGS = load_params().bot.model_copy(update={
+    "capital": 100., "cost_bps": 0., "slippage_bps": 0., "kill_drawdown": .25, "rest_sessions": 3})
+COSTLY = SETTINGS.model_copy(update={"cost_bps": 30., "slippage_bps": 20.})
+
+
+@pytest.fixture(scope="module")
+def aapl(_panel):
+    return _panel[_panel["ticker"] == "AAPL"].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def bad_day(aapl):
+    "The simplest forecast of a bad day: 2.4 times the last month's volatility."
+    r = np.log(aapl.set_index("date")["adj_close"]).diff()
+    return (-2.4 * r.rolling(22).std()).dropna()
+
+
+@pytest.fixture(scope="module")
+def runs(aapl, bad_day):
+    return backtest(aapl, bad_day, bad_day * 0 + 1, load_params().bot)
+
+
+# positions
+
+@settings(derandomize=True)
+@given(st.floats(-20, 5) | st.sampled_from([0., -1e-300]), st.floats(1e-4, 1))
+def test_a_bad_day_costs_the_budget_and_no_more(bad, budget):
+    weight = budget_weights(np.array([bad]), budget)[0]
+    assert 0 < weight <= 1
+    cost = weight * (1 - np.exp(bad))
+    assert cost <= budget * (1 + 1e-9)
+    assert weight == 1 or cost == pytest.approx(budget)
+
+
+def test_no_forecast_no_position():
+    assert budget_weights(np.array([np.nan, -.5]), .02)[0] == 0
+    assert naive_weights(np.array([np.nan, 1e-9, 0., -1e-9])).tolist() == [0, 1, 0, 0]
+
+
+# trading
+
+def test_a_weight_is_filled_a_session_later_and_earns_the_session_after():
+    returns = np.array([9., .5, .1, -.2, .3])
+    run = run_bot(returns, np.array([1., 0., 1., 1., 1.]), SETTINGS, kill=False)
+    assert run["weight"].tolist() == [0, 1, 0, 1, 1]
+    np.testing.assert_allclose(run["equity"], [100, 100, 110, 110, 143])
+
+
+@settings(derandomize=True, max_examples=50)
+@given(arrays(float, 12, elements=st.floats(-.9, 2)), arrays(float, 12, elements=st.floats(0, 1)), st.integers(1, 11))
+def test_what_comes_later_changes_nothing(returns, wanted, at):
+    later, other = returns.copy(), wanted.copy()
+    later[at + 1:], other[at:] = -.5, .5  # a weight decided at `at` cannot act before at + 1
+    a, b = (run_bot(*x, COSTLY)[:at + 1] for x in ((returns, wanted), (later, other)))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+@settings(derandomize=True, max_examples=50)
+@given(arrays(float, 30, elements=st.floats(-.99, 3)), arrays(float, 30, elements=st.floats(0, 1)), st.booleans())
+def test_long_or_flat_never_ruined_never_in_debt(returns, wanted, kill):
+    run = run_bot(returns, wanted, COSTLY, kill)
+    assert (run["equity"] > 0).all() and run["weight"].between(0, 1).all() and (run["weight"][run["killed"]] == 0).all()
+    if not kill:
+        assert (run["equity"] <= run_bot(returns, wanted, SETTINGS, kill=False)["equity"] * (1 + 1e-9)).all()
+
+
+def test_costs_are_paid_on_what_is_traded():
+    run = run_bot(np.array([0., 0., .25, 0., 0.]), np.array([.5, .5, 0., 0., 0.]), COSTLY)
+    bought = 100 * (1 - .5 * .005)
+    grown = bought * (1 + .5 * .25)
+    drifted = .5 * 1.25 / 1.125  # the weight has grown with the price: the excess is sold
+    trimmed = grown * (1 - (drifted - .5) * .005)
+    sold = trimmed * (1 - .5 * .005)
+    np.testing.assert_allclose(run["equity"], [100, bought, trimmed, sold, sold])
+
+
+def test_holding_costs_once():
+    run = run_bot(np.r_[0, np.full(50, .01)], np.ones(51), COSTLY)
+    assert run["equity"].iloc[-1] == pytest.approx(100 * (1 - .005) * 1.01**49)
+
+
+@pytest.mark.parametrize("rest", [1, 3])
+def test_the_kill_switch_sells_a_session_later_rests_and_starts_anew(rest):
+    returns = np.array([0, 0, -.26, -.1, .5, .5, .5, .5, .5])
+    run = run_bot(returns, np.ones(9), SETTINGS.model_copy(update={"rest_sessions": rest}))
+    flat = range(3, 3 + rest)  # seen at the close of 2, sold at the close of 3
+    assert run.index[run["killed"]].tolist() == list(flat) and run.index[run["weight"] == 0].tolist() == [0, *flat]
+    after = 100 * .74 * .9
+    expected = [100, 100, 74, *[after] * (rest + 1)]
+    np.testing.assert_allclose(run["equity"], [*expected, *after * 1.5 ** np.arange(1, 10 - len(expected))])
+    assert summarize(pd.bdate_range("2000-01-03", periods=9), run)["kills"] == 1
+
+
+def test_the_kill_switch_needs_the_whole_drawdown_and_counts_from_the_new_peak():
+    returns = np.array([0, 0, 1., -.24, 0, -.02, -.2, 0, 0, 0, 0, -.24, -.02, 0, 0])
+    run = run_bot(returns, np.ones(15), SETTINGS)
+    assert run.index[run["killed"]].tolist() == [6, 7, 8, 13, 14]  # 200 -> 149; then 119 -> 89
+    assert summarize(pd.bdate_range("2000-01-03", periods=15), run)["kills"] == 2
+
+
+def test_without_the_switch_nothing_is_killed():
+    run = run_bot(np.array([0, 0, -.9, -.9]), np.ones(4), SETTINGS, kill=False)
+    assert not run["killed"].any() and run["equity"].iloc[-1] == pytest.approx(1)
+
+
+# summary
+
+def test_summary_by_hand():
+    days = pd.bdate_range("2000-01-03", periods=4)
+    run = pd.DataFrame({"equity": [100., 120., 90., 99.], "weight": [0., 1., 1., .5], "killed": False})
+    got = summarize(days, run)
+    assert got["final_equity"] == 99 and got["max_drawdown"] == pytest.approx(.25) and got["mean_weight"] == .625
+    assert (got["worst_day"], got["worst_day_return"], got["kills"]) == (days[2].date(), pytest.approx(-.25), 0)
+    assert got["yearly_growth"] == pytest.approx(.99 ** (252 / 3) - 1)
+    assert got["yearly_volatility"] == pytest.approx(np.std([.2, -.25, .1]) * np.sqrt(252))
+
+
+# the backtest on real prices
+
+def test_2000_09_29(runs, aapl):
+    "The day that the first team's money was gone: the stock fell by 51.9%."
+    report = day_report(runs, "2000-09-29")
+    price = aapl.set_index("date")["adj_close"]
+    fall = price["2000-09-29"] / price["2000-09-28"] - 1
+    assert round(fall, 3) == -.519
+    for name in ("naive", "buy_and_hold"):
+        assert report[name]["return"] == pytest.approx(fall) and report[name]["weight"] == 1
+    budget = report["budget"]
+    assert budget["return"] == pytest.approx(budget["weight"] * fall, abs=.001)
+    assert budget["weight"] < .3 and budget["after"] > budget["before"] * .8
+    assert summarize(runs["naive"].index, runs["naive"])["worst_day"].isoformat() == "2000-09-29"
+
+
+def test_a_day_that_no_run_covers(runs):
+    first = runs["naive"].index[0]
+    for day in ("2000-09-30", first, "1990-01-02", "2030-01-02"):  # Saturday; nothing before it; too early; too late
+        assert day_report(runs, day) == {}
+
+
+def test_the_budget_follows_its_forecast_a_session_late(runs, bad_day):
+    run, params = runs["budget"], load_params().bot
+    assert (run.index == bad_day.index).all() and run["equity"].iloc[0] == params.capital == 200_000
+    wanted = np.minimum(1, params.risk_budget / (1 - np.exp(bad_day)))
+    alive = ~run["killed"].to_numpy()[1:]
+    np.testing.assert_allclose(run["weight"][1:][alive], wanted[:-1][alive])
+    assert alive.mean() > .5
+
+
+def test_buy_and_hold_is_the_stock(runs, aapl):
+    price = aapl.set_index("date")["adj_close"].reindex(runs["buy_and_hold"].index)
+    expected = 200_000 * (1 - .001) * price.iloc[-1] / price.iloc[1]
+    assert runs["buy_and_hold"]["equity"].iloc[-1] == pytest.approx(expected)
+    assert runs["naive"]["equity"].equals(runs["buy_and_hold"]["equity"])  # it was told `up` every day
+
+
+def test_forecasts_after_a_day_do_not_change_what_the_bot_did_before(runs, aapl, bad_day):
+    day = "2000-09-28"
+    other = bad_day.where(bad_day.index < day, -.5)
+    again = backtest(aapl, other, bad_day * 0 - 1, load_params().bot)["budget"]
+    pd.testing.assert_frame_equal(again[:day], runs["budget"][:day], check_exact=True)
+    assert not again.equals(runs["budget"])
+
+
+def test_a_day_without_a_forecast_is_spent_flat(aapl, bad_day):
+    holes = bad_day.drop(bad_day.index[100])
+    run = backtest(aapl, holes, holes * 0 + 1, SETTINGS)["naive"]
+    assert run["weight"].iloc[101] == 0 and (run["weight"].drop(run.index[[0, 101]]) == 1).all()
+
+
+@pytest.mark.parametrize("sessions", [0, 1])
+def test_nothing_to_trade_is_refused(aapl, bad_day, sessions):
+    few = bad_day[len(bad_day) - sessions:]
+    with pytest.raises(BadInput, match="fewer than two sessions have forecasts"):
+        backtest(aapl, few, few, SETTINGS)
+
+
+def test_a_price_that_never_moves(aapl, bad_day):
+    runs = backtest(aapl.assign(adj_close=10.), bad_day * 0, bad_day * 0, COSTLY)
+    for name, equity in (("budget", 99.5), ("naive", 100.), ("buy_and_hold", 99.5)):
+        got = summarize(runs[name].index, runs[name])
+        assert got["final_equity"] == pytest.approx(equity) and got["kills"] == 0
+
+
+def test_the_naive_bot_sees_no_outcome_that_was_not_known(aapl):
+    bars = aapl[aapl["date"].between("1999-01-01", "2001-06-29")].reset_index(drop=True)
+    day, prices = pd.Timestamp("2001-01-31"), ["open", "high", "low", "close", "adj_close"]
+    wild = bars.assign(**{c: bars[c].where(bars["date"] <= day, bars[c] * 3) for c in prices})
+    plan = folds(bars["date"], pd.Timestamp("2000-07-03").date(), 9, 5)
+    points, other = (naive_points(b, make_features(b), plan) for b in (bars, wild))
+    assert points.index.tolist() == bars["date"][bars["date"] >= "2000-07-03"].tolist() and len(plan) == 2
+    pd.testing.assert_series_equal(points[:day], other[:day], check_exact=True)
+    assert not points.equals(other) and points.std() > .001
+
+
+def test_the_plot_is_a_png_and_the_same_twice(runs, tmp_path):
+    for name in ("a.png", "b.png"):
+        plot_equity(runs, tmp_path / name)
+    a, b = ((tmp_path / n).read_bytes() for n in ("a.png", "b.png"))
+    assert a == b and a.startswith(b"\x89PNG")
+
+
+def test_the_snapshot_holds_the_fall(snapshot):
+    price = read_bars(snapshot, tickers=["AAPL"]).set_index("date")["adj_close"]
+    assert price.pct_change()["2000-09-29"] == pytest.approx(-.519, abs=.0005)
