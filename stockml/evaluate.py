@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from .baselines import Ewma, Forecaster, Har, RandomWalk
-from .calibrate import residuals, rolling_quantiles, window_quantiles
-from .config import Calibrate, Model, Params, Targets
+from .calibrate import MIN_POOL, residuals, rolling_quantiles, window_quantiles
+from .config import BadInput, Calibrate, Model, Params, Targets
 from .features import make_features
 from .forecaster import XgbScale
 from .schema import quantile_name
@@ -60,7 +60,7 @@ def forecast_table(
         ok = np.isfinite(q).all(axis=1) & (rows["fold"] >= 0).to_numpy()
         frame = {"model": model.name, "ticker": rows["ticker"][ok], "origin": rows["date"][ok], "horizon": h}
         frame |= {quantile_name(level): q[ok, j] for j, level in enumerate(aim.quantiles)}
-        out.append(pd.DataFrame(frame | {"realized": y[ok].astype(np.float32), "fold": rows["fold"][ok]}))
+        out.append(pd.DataFrame(frame | {"realized": y[ok], "fold": rows["fold"][ok]}))
     return pd.concat(out, ignore_index=True)
 
 # %% ../nbs/13_evaluate.ipynb #f6727b52
@@ -82,13 +82,16 @@ def newest_residuals(
     aim: Targets,
     how: Calibrate,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]: # pooled (horizons, levels); ticker -> (horizons, levels)
-    "Residual quantiles as of the last date: what a served model multiplies its scales with."
+    "Residual quantiles as of the last date, for a model that is served. `BadInput` where there are too few residuals."
     parts, tickers = [], []
     for k, h in enumerate(aim.horizons):
         past = residuals(rows, targets[f"y_{h}"].to_numpy(), targets[f"end_{h}"], scales[:, k])
         step, tickers = min(5, max(1, h // 2)), past.tickers
         parts.append(window_quantiles(past.z[-how.window:][::-step], how.own, aim.quantiles))
     pooled, own = (np.stack(p) for p in zip(*parts, strict=True))
+    if np.isnan(pooled).any():
+        few = [h for h, q in zip(aim.horizons, pooled, strict=True) if np.isnan(q).any()]
+        raise BadInput(f"horizons: {few} have fewer than {MIN_POOL} known outcomes; leave them out, or bring longer histories")
     return pooled, {str(t): own[:, i] for i, t in enumerate(tickers)}
 
 # %% ../nbs/13_evaluate.ipynb #0901e74b

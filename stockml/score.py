@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'levels_of', 'pinball', 'diebold_mariano', 'comparable', 'losses', 'score_table', 'verdicts',
-           'reliability', 'plot_reliability']
+           'as_metrics', 'reliability', 'plot_reliability']
 
 # %% ../nbs/10_score.ipynb #1ca3d465
 from pathlib import Path
@@ -90,12 +90,13 @@ def score_table(
     for horizon, part in forecasts.groupby("horizon"):
         rows = comparable(part)
         loss = {m: losses(r) for m, r in rows.items()}
-        ranked = sorted((m for m in loss if m in BASELINES), key=lambda m: loss[m].mean()) or sorted(loss)
+        mean = {m: values.mean() for m, values in loss.items()}
+        ranked = sorted((m for m in loss if m in BASELINES), key=mean.get) or sorted(loss)
         for model in loss:
             rival = next((m for m in ranked if m != model), model)
             t, p = diebold_mariano(loss[model], loss[rival], int(horizon))
             out.append({"horizon": horizon, "model": model, **_row(rows[model], loss[model]), "against": rival,
-                        "ratio": loss[model].mean() / loss[rival].mean(), "dm_t": t, "dm_p": p})
+                        "ratio": mean[model] / mean[rival] if mean[rival] else np.nan, "dm_t": t, "dm_p": p})
     return pd.DataFrame(out)
 
 # %% ../nbs/10_score.ipynb #32db2317
@@ -107,6 +108,17 @@ def verdicts(
     "Per horizon: does the model beat the best classical one, and is it more than luck?"
     rows = table[table["model"] == model]
     return {int(r.horizon): bool(r.ratio < 1 and r.dm_p < level) for r in rows.itertuples()}
+
+# %% ../nbs/10_score.ipynb #47811a87
+def as_metrics(
+    table: pd.DataFrame, # from `score_table`
+    model: str = "xgboost", # whose skill it is about
+) -> dict: # models -> model -> horizon -> scores; skill (horizon -> bool); ratio_h of the model
+    "A score table as nested, plain numbers."
+    rows = {str(m): {str(r["horizon"]): {k: v for k, v in r.items() if k not in ("horizon", "model")} for r in part.to_dict("records")}
+            for m, part in table.groupby("model")}
+    return {"models": rows, "skill": {str(h): s for h, s in verdicts(table, model).items()},
+            **{f"ratio_{h}": r["ratio"] for h, r in rows[model].items()}}
 
 # %% ../nbs/10_score.ipynb #0e4e0b19
 def reliability(
