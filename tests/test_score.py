@@ -10,6 +10,7 @@ from scipy import stats
 
 from stockml.schema import QUANTILE_COLUMNS, QUANTILES, quantile_name
 from stockml.score import (
+    as_metrics,
     comparable,
     diebold_mariano,
     levels_of,
@@ -181,6 +182,16 @@ def test_skill_means_better_and_more_than_luck():
                           for h, r, p in rows for m in ("har", "xgboost")])
     assert verdicts(table) == {1: True, 5: False, 21: False, 252: False}
     assert verdicts(table, level=.5)[5] and verdicts(table, "har")[21]
+
+
+def test_metrics_are_the_table_nested(forecasts, outcomes):
+    table = score_table(pd.concat([forecasts, forecasts_of("xgboost", 3., outcomes, horizon=21)]))
+    metrics = as_metrics(table)
+    assert set(metrics) == {"models", "skill", "ratio_1", "ratio_21"} and metrics["skill"] == {"1": True, "21": False}
+    for row in table.to_dict("records"):
+        horizon, model = str(row.pop("horizon")), row.pop("model")
+        assert metrics["models"][model][horizon] == row
+    assert metrics["ratio_1"] == metrics["models"]["xgboost"]["1"]["ratio"] < 1 == metrics["ratio_21"]
 
 
 def test_losses_carry_their_dates(forecasts, outcomes):

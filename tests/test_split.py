@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockml.config import BadInput
@@ -12,12 +12,12 @@ from stockml.targets import known, make_targets
 
 
 @settings(max_examples=60, derandomize=True)
-@given(offsets=st.sets(st.integers(0, 1500), min_size=2, max_size=200), first=st.integers(0, 1500),
+@given(offsets=st.sets(st.integers(0, 1500), min_size=12, max_size=200), where=st.floats(0, 1), early=st.integers(0, 9),
        months=st.integers(1, 30), embargo=st.integers(0, 10))
-def test_folds_cover_each_origin_once_and_keep_the_embargo(offsets, first, months, embargo):
+def test_folds_cover_each_origin_once_and_keep_the_embargo(offsets, where, early, months, embargo):
     days = pd.Timestamp("1996-01-01") + pd.to_timedelta(sorted(offsets), unit="D")
-    first = pd.Timestamp("1996-01-01") + pd.Timedelta(days=first)
-    assume((days < first).sum() > embargo and days[-1] >= first)
+    at = embargo + 1 + round(where * (len(days) - embargo - 2))
+    first = max(days[at] - pd.Timedelta(days=early), days[at - 1] + pd.Timedelta(days=1))  # perhaps no session
     rows = pd.DataFrame({"date": np.random.default_rng(0).permutation(np.repeat(days, 2))})
     plan = folds(rows["date"], first.date(), months, embargo)
     assert [f.number for f in plan] == list(range(len(plan)))
