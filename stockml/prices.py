@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_bars', 'Upsert', 'write_bars', 'upsert', 'last_dates', 'sessions', 'session_after', 'gaps', 'stale', 'jumps',
-           'read_csv']
+           'read_csv', 'read_panel']
 
 # %% ../nbs/03_prices.ipynb #5ee723c1
 from datetime import date
@@ -200,3 +200,23 @@ def _check_order(raw: pd.DataFrame, path: Path) -> None:
             up = dates.iloc[-1] >= dates.iloc[0]
             wrong = dates.index[1:][(dates.values[1:] < dates.values[:-1]) == up][0]
             raise BadInput(f"{path}, line {wrong + 2}: dates of {ticker} are not in order at {dates[wrong]}: sort them")
+
+# %% ../nbs/03_prices.ipynb #e1e24e93
+def read_panel(
+    path: Path, # CSV or Parquet, by its name: ticker, date, close, and what else there is
+) -> pd.DataFrame: # valid bars
+    "A user's bars of one or many tickers. `BadInput` names file, row and reason."
+    path = Path(path)
+    if path.suffix != ".parquet":
+        return read_csv(path)
+    try:
+        raw = _named(pd.read_parquet(path), path, None)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: not found") from None
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{path}: not a readable Parquet file ({' '.join(str(e).split())[:120]})") from None
+    good, rejected = check_bars(raw)
+    if len(rejected):
+        more = f" (and {len(rejected) - 1} more bad rows)" if len(rejected) > 1 else ""
+        raise BadInput(f"{path}, row {rejected.index[0]}: {rejected['reason'].iloc[0]}{more}")
+    return good

@@ -136,7 +136,7 @@ def _name(text: str) -> str:
     "MLflow allows letters, digits and a few signs in names."
     return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in text)
 
-# %% ../nbs/16_tracking.ipynb #4255ed85
+# %% ../nbs/16_tracking.ipynb #9b953d91
 def log_trial(
     parent: str, # run id
     number: int,
@@ -162,9 +162,9 @@ def register(
     tags: Mapping[str, str] | None = None,
 ) -> str: # version
     "Keep a bundle as an artifact of its run and make it a version of the registered model, under these aliases."
+    client = connect()
     from mlflow.exceptions import MlflowException
 
-    client = connect()
     client.log_artifacts(run_id, str(folder), "bundle")
     try:
         client.create_registered_model(MODEL)

@@ -1,0 +1,54 @@
+# One vocabulary for people, hooks and CI. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+export STOCKML_ROOT := $(CURDIR)
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint unit notebooks lab serve ui docs bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.done ## make .venv from requirements.lock (done by the others when needed)
+
+$(VENV)/.done: requirements.lock settings.ini setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"stockml needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) from requirements.lock (about a minute) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup ## the main job, scrape to served forecast; only what changed is done again
+	@stockml run
+
+test: setup lint unit notebooks ## all tests, with coverage
+	@tests/closing_line
+
+lint: setup ## style, floors, and that stockml/ is what nbs/ exports
+	ruff check .
+	lint-imports --no-logo
+	tests/export_is_fresh
+
+unit: setup ## pytest with coverage
+	pytest --cov --cov-report=term-missing
+
+notebooks: setup ## run every notebook of nbs/ and compare its outputs
+	pytest --nbval nbs --nbval-cell-timeout=300
+
+lab: setup ## explore in JupyterLab
+	jupyter lab --notebook-dir=. nbs/index.ipynb
+
+serve: setup ## the forecast service on http://127.0.0.1:8000
+	@stockml serve
+
+ui: setup ## the experiments in MLflow on http://127.0.0.1:5000
+	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+
+lock: ## resolve requirements.lock anew from settings.ini
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --quiet setup.py --output-file requirements.lock
+
+clean: ## remove what runs produce, keep the environment and DVC's cache
+	rm -rf data models runs reports metrics mlflow.db* mlartifacts .pytest_cache .ruff_cache .hypothesis .coverage
