@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export STOCKML_ROOT := $(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks lab serve ui docs bench lock clean
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,18 +25,23 @@ run: setup ## the main job, scrape to served forecast; only what changed is done
 	@stockml run
 
 test: setup lint unit notebooks ## all tests, with coverage
-	@tests/closing_line
 
-lint: setup ## style, floors, and that stockml/ is what nbs/ exports
+lint: setup ## style, floors, workflows
 	ruff check .
-	lint-imports --no-logo
-	tests/export_is_fresh
+	PYTHONWARNINGS=ignore lint-imports --no-logo
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	zizmor --offline --quiet .github/workflows
 
 unit: setup ## pytest with coverage
 	pytest --cov --cov-report=term-missing
 
-notebooks: setup ## run every notebook of nbs/ and compare its outputs
-	pytest --nbval nbs --nbval-cell-timeout=300
+notebooks: setup ## run every notebook of nbs/, alone and with its outputs compared
+	nbdev_test --n_workers 2
+	pytest -q --nbval nbs --nbval-cell-timeout=300 -p no:cacheprovider
+
+hooks: setup ## clean notebooks before a commit, merge them cell by cell
+	git config --local include.path ../.gitconfig
+	pre-commit install
 
 lab: setup ## explore in JupyterLab
 	jupyter lab --notebook-dir=. nbs/index.ipynb
@@ -46,6 +51,9 @@ serve: setup ## the forecast service on http://127.0.0.1:8000
 
 ui: setup ## the experiments in MLflow on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+
+bench: setup ## measure speed and size into docs/PERFORMANCE.md
+	python tests/bench.py
 
 lock: ## resolve requirements.lock anew from settings.ini
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --quiet setup.py --output-file requirements.lock

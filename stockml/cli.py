@@ -26,7 +26,8 @@ app = typer.Typer(help="Forecast how far stock prices will move, honestly, and k
                   no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Differ from params.yaml, e.g. bot.risk_budget=0.01; may be repeated.")]
+Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE",
+                                            help="Differ from params.yaml, e.g. bot.risk_budget=0.01; may be repeated.")]
 
 
 def main() -> None: # ends the process
@@ -178,10 +179,11 @@ def ingest(
 
     data = load_params().data
     chosen = tuple(t.strip().upper() for t in tickers.split(",")) if tickers else data.tickers
-    report = ingest_(project_root() / "data/bars.parquet", source or ("csv" if csv else data.source), read_day(as_of, "--as-of") or data.as_of,
-                     chosen, data.base_url, csv or data.csv, say=note)
-    show(report._asdict(), f"{report.added} added, {report.restated} restated, {report.unchanged} unchanged, {report.quarantined} quarantined; "
-         f"{len(report.tickers)} tickers, {len(report.stale)} stale, {sum(report.gaps.values())} gaps", as_json)
+    report = ingest_(project_root() / "data/bars.parquet", source or ("csv" if csv else data.source),
+                     read_day(as_of, "--as-of") or data.as_of, chosen, data.base_url, csv or data.csv, say=note)
+    show(report._asdict(), f"{report.added} added, {report.restated} restated, {report.unchanged} unchanged, "
+         f"{report.quarantined} quarantined; {len(report.tickers)} tickers, "
+         f"{len(report.stale)} stale, {sum(report.gaps.values())} gaps", as_json)
 
 # %% ../nbs/25_cli.ipynb #7f34f0f1
 @app.command()
@@ -304,7 +306,8 @@ def score(
         made = pd.read_parquet(forecasts)
     except (OSError, ValueError) as e:
         raise BadInput(f"{forecasts}: not a readable Parquet file ({' '.join(str(e).split())[:100]})") from None
-    print_scores(check_forecasts(made, str(forecasts)), read_day(test_from, "--test-from") or load_params().split.test_from, as_json)
+    first = read_day(test_from, "--test-from") or load_params().split.test_from
+    print_scores(check_forecasts(made, str(forecasts)), first, as_json)
 
 
 def print_scores(
@@ -318,7 +321,8 @@ def print_scores(
     table = score_table(made, test_from)
     if table.empty:
         raise BadInput(f"no forecast from {test_from} on has an outcome yet")
-    forms = {"pinball": "{:.5f}", "ratio": "{:.4f}", "cover_80": "{:.1%}", "cover_95": "{:.1%}", "dm_t": "{:.1f}", "dm_p": "{:.1g}", "n": "{:,}"}
+    forms = {"pinball": "{:.5f}", "ratio": "{:.4f}", "cover_80": "{:.1%}", "cover_95": "{:.1%}",
+             "dm_t": "{:.1f}", "dm_p": "{:.1g}", "n": "{:,}"}
     text = table.to_string(index=False, formatters={k: v.format for k, v in forms.items()})
     show(table.to_dict("records"), text, as_json)
 

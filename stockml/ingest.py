@@ -77,7 +77,8 @@ def set_clock(
 ) -> None:
     "Move the clock of a price site."
     body, headers = json.dumps({"as_of": str(as_of)}).encode(), {"Content-Type": "application/json"}
-    urlopen(Request(f"{url}/clock", data=body, headers=headers)).close() # noqa: S310 (a site of our own)
+    request = Request(f"{url}/clock", data=body, headers=headers) # noqa: S310 (a site of our own)
+    urlopen(request).close() # noqa: S310
 
 # %% ../nbs/17_ingest.ipynb #0a8f8786
 def crawl(

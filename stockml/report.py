@@ -57,7 +57,8 @@ def forecast_text(
     for f in answer["forecasts"]:
         p = f["prices"]
         inner, outer = (f"{p[lo]:,.2f} – {p[hi]:,.2f}" for lo, hi in (("0.1", "0.9"), ("0.025", "0.975")))
-        lines.append(f"  {span(f['horizon']):<10} {f['target_date']:<11} {inner:>19} {outer:>19} {p['0.5']:>8,.2f}  {'yes' if f['skill'] else 'no'}")
+        lines.append(f"  {span(f['horizon']):<10} {f['target_date']:<11} {inner:>19} {outer:>19} {p['0.5']:>8,.2f}"
+                     f"  {'yes' if f['skill'] else 'no'}")
     return "\n".join(lines)
 
 # %% ../nbs/24_report.ipynb #d8149401
@@ -71,7 +72,7 @@ def summary_text(
 
 def skill_text(facts: dict[str, Any]) -> str:
     "How well the model forecasts, against the best classical model."
-    lines = [f"Skill, out of sample since {facts['test_from']} (ratio: pinball loss over that of the best classical model; below 1 is better)",
+    lines = [f"Skill, out of sample since {facts['test_from']}: pinball loss over that of the best classical model, below 1 is better",
              f"  {'horizon':<10} {'ratio':>6}  {'against':<12} {'DM p':>8} {'80% held':>9} {'95% held':>9} {'forecasts':>10}  verdict"]
     for r in facts["skill"]:
         verdict = "skill" if r["skill"] else "no skill shown"
@@ -83,7 +84,8 @@ def skill_text(facts: dict[str, Any]) -> str:
 
 def money_text(facts: dict[str, Any]) -> str:
     "What the bots made of it."
-    lines = [f"  {'strategy':<13} {'final EUR':>12} {'a year':>8} {'drawdown':>9} {'worst day':>11} {'':>7} {'on ' + facts['crash']['date']:>14}"]
+    lines = [f"  {'strategy':<13} {'final EUR':>12} {'a year':>8} {'drawdown':>9} {'worst day':>11} {'':>7} "
+             f"{'on ' + facts['crash']['date']:>14}"]
     for name, s in facts["backtest"].items():
         day = facts["crash"].get(name, {}).get("return")
         crash = "–" if day is None else f"{day:+.1%}"
@@ -100,7 +102,8 @@ def state_text(facts: dict[str, Any]) -> str:
              f"Gate: {'promoted' if gate['promoted'] else 'refused: ' + '; '.join(gate['reasons'])} (model {gate['model']})."]
     if old:
         shown = ", ".join(list(old)[:4]) + (f" and {len(old) - 4} more" if len(old) > 4 else "")
-        lines.append(f"Stale: {len(old)} histories ended before {facts['as_of']} ({shown}, last {max(old.values())}): they train, they get no forecast.")
+        lines.append(f"Stale: {len(old)} histories ended before {facts['as_of']} ({shown}, last {max(old.values())}): "
+                     "they train, they get no forecast.")
     return "\n".join(lines)
 
 # %% ../nbs/24_report.ipynb #22b12f2e
@@ -149,7 +152,8 @@ def write_index(
     notes: tuple[str, ...] = (), # lines for the foot, as HTML
 ) -> Path: # the page
     "Write the page that leads to everything."
-    texts = {"forecast": forecast_text(facts["forecast"]), "skill": skill_text(facts), "money": money_text(facts), "state": state_text(facts)}
+    texts = {"forecast": forecast_text(facts["forecast"]), "skill": skill_text(facts), "money": money_text(facts),
+             "state": state_text(facts)}
     body = "".join(f"<h2>{title}</h2><pre>{html.escape(texts[key])}</pre>{_picture(folder, image)}" for title, key, image in SECTIONS)
     rows = "".join(f'<tr><td><a href="{html.escape(_relative(path, folder))}">{html.escape(name)}</a></td></tr>'
                    for name, path in links.items() if path.exists())
