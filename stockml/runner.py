@@ -34,7 +34,7 @@ def declared(
         cells = nbformat.read(notebook, as_version=4).cells
     except FileNotFoundError:
         raise BadInput(f"{notebook}: not found") from None
-    except (ValueError, nbformat.reader.NotJSONError) as e:
+    except (ValueError, AttributeError, TypeError, nbformat.ValidationError) as e: # JSON, but no notebook
         raise BadInput(f"{notebook}: not a notebook ({' '.join(str(e).split())[:100]})") from None
     if not any("parameters" in c.metadata.get("tags", []) for c in cells):
         raise BadInput(f"{notebook}: no cell is tagged parameters: tag it again in JupyterLab (property inspector)")
@@ -83,6 +83,7 @@ def run_notebook(
     with warnings.catch_warnings(), atomic(out) as tmp, _limits(timeout_s, notebook):
         warnings.simplefilter("ignore") # of Papermill's own dependencies
         import papermill
+        from nbclient.exceptions import DeadKernelError
 
         target = tmp.with_suffix(".ipynb")
         try:
@@ -93,6 +94,8 @@ def run_notebook(
         except papermill.PapermillExecutionError as e:
             target.replace(failed := out.with_suffix(".failed.ipynb"))
             raise _told(e, notebook, failed) from None
+        except DeadKernelError:
+            raise StockmlError(f"{notebook.name}: its kernel died; was it killed, or short of memory?") from None
         finally:
             target.unlink(missing_ok=True)
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)
@@ -104,8 +107,8 @@ def _told(error: Any, notebook: Path, failed: Path) -> StockmlError:
     if error.ename == "BadInput":
         return BadInput(error.evalue)
     line = (error.source or "").strip().splitlines()[0:1] or ["?"]
-    return StockmlError(f"{notebook.name}, cell {error.cell_index} ({line[0][:60]}): {error.ename}: {error.evalue}; "
-                        f"see {failed}")
+    what = " ".join(f"{error.ename}: {error.evalue}".split())
+    return StockmlError(f"{notebook.name}, cell {error.cell_index} ({line[0][:60]}): {what}; see {failed}")
 
 # %% ../nbs/21_runner.ipynb #ddb1369c
 @contextmanager
