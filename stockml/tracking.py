@@ -36,8 +36,10 @@ def connect() -> Any: # mlflow.MlflowClient
     warnings.filterwarnings("ignore", message="IProgress not found") # tqdm, in a kernel without widgets
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true") # nobody's business but the team's
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3") # 7 would be four silent minutes
     from mlflow import MlflowClient, set_tracking_uri
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     set_tracking_uri(uri := tracking_uri())
     path = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
@@ -47,7 +49,7 @@ def connect() -> Any: # mlflow.MlflowClient
             if client.get_experiment_by_name(EXPERIMENT) is None:
                 _first_use(client, path)
         return client
-    except (MlflowException, OSError) as e:
+    except (MlflowException, SQLAlchemyError, OSError) as e:
         raise StockmlError(f"MLflow at {uri} does not work: {' '.join(str(e).split())[:200]}") from e
 
 
