@@ -211,8 +211,9 @@ def ingest(
 ) -> IngestReport:
     "Bring the store up to date. `BadInput` in one line if the source fails; what had arrived by then is kept."
     store, tickers, begun = Path(store).resolve(), tuple(t.strip().upper() for t in tickers), time.monotonic()
+    quarantine = Path(quarantine or store.with_name("quarantine.jsonl")).resolve()
     with lock(store.parent / f".{store.name}.ingest.lock", what=f"ingest into {store.name}"):
-        removed = clear(store, as_of)
+        removed = clear(store, quarantine, as_of)
         if source == "csv":
             if csv is None:
                 raise BadInput("source csv: name the file (data.csv in params.yaml, or --csv)")
@@ -224,11 +225,13 @@ def ingest(
 # %% ../nbs/17_ingest.ipynb #cb0150a5
 def clear(
     store: Path,
+    quarantine: Path,
     as_of: date | None,
 ) -> int: # bars removed
-    "Before a run: sweep up what killed writers left beside the store, and take out bars after `as_of`."
-    for left in store.parent.glob(f".{store.name}.*.tmp"):
-        left.unlink(missing_ok=True)
+    "Before a run: sweep up what killed writers left beside both files, and take out bars after `as_of`."
+    for path in (store, quarantine):
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)
     return remove(store, lambda b: b["date"] > pd.Timestamp(as_of)) if as_of and store.exists() else 0
 
 
@@ -238,7 +241,7 @@ def scrape(
     as_of: date | None,
     tickers: tuple[str, ...],
     base_url: str | None,
-    quarantine: Path | None,
+    quarantine: Path, # absolute
     timeout_s: float,
     say: Callable[[str], None],
 ) -> dict: # the spider's report, without errors
@@ -248,8 +251,8 @@ def scrape(
     own_site = source == "exchange" and not base_url
     with price_site(as_of) if own_site else nullcontext(base_url) as url:
         given = {"tickers": ",".join(tickers), "as_of": as_of, "base_url": url}
-        places = {"STORE": store, "QUARANTINE": Path(quarantine or store.with_name("quarantine.jsonl")).resolve()}
-        done = crawl(source, {k: str(v) for k, v in given.items() if v}, places, timeout_s, say)
+        done = crawl(source, {k: str(v) for k, v in given.items() if v}, {"STORE": store, "QUARANTINE": quarantine},
+                     timeout_s, say)
     if errors := done.pop("errors"):
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise BadInput(f"{errors[0]}{more}")

@@ -5,10 +5,13 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+
+import psutil
 
 FILE_EVENTS = {"open", "os.rename", "os.remove"}
 
@@ -44,6 +47,19 @@ def deaths(folder: Path, work: Callable, *args) -> Iterator[int]:
 def _doomed(folder: str, moment: int, work: Callable, args: tuple) -> None:
     arm(folder, moment)
     work(*args)
+
+
+def ended(pid: int, within_s: float = 10) -> bool:
+    "Does that process, whosever child it is, end in time?"
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextmanager

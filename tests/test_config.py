@@ -1,3 +1,4 @@
+import re
 from datetime import date
 
 import pytest
@@ -7,12 +8,12 @@ from stockml.config import BadInput, StockmlError, load_params, project_root
 
 @pytest.fixture
 def changed_file(root, tmp_path):
-    "Write params.yaml with some text replaced; gives the new file."
-    def write(old: str = "", new: str = ""):
-        text = (root / "params.yaml").read_text()
-        assert old in text
+    "Write params.yaml with the line of one key replaced; gives the new file."
+    def write(key: str = "seed", line: str = "seed: 17"):
+        text, count = re.subn(rf"\b{key}:.*", line, (root / "params.yaml").read_text(), count=1)
+        assert count == 1
         path = tmp_path / "params.yaml"
-        path.write_text(text.replace(old, new, 1))
+        path.write_text(text)
         return path
 
     return write
@@ -34,33 +35,37 @@ def test_params_are_typed_and_frozen():
         params.model.seed = 1
 
 
-@pytest.mark.parametrize(("old", "new", "expected"), [
-    ("seed: 17", "seed: x", "model.seed: Input should be a valid integer, got 'x'"),
-    ("seed: 17", "seed: '17'", "model.seed: Input should be a valid integer, got '17'"),
-    ("seed: 17", "seed: true", "model.seed: Input should be a valid integer, got True"),
-    ("seed: 17", "seeed: 17", "model.seed: Field required (and 1 more)"),
-    ("seed: 17", "seed: 17\n  speed: 3", "model.speed: Extra inputs are not permitted, got 3"),
-    ("source: exchange", "source: bloomberg", "data.source: Input should be 'exchange', 'yahoo', 'stooq' or 'csv'"),
-    ("tickers: []", "tickers: AAPL", "data.tickers: Input should be a valid tuple, got 'AAPL'"),
-    ("tickers: []", "tickers: [ON]", "data.tickers.0: Input should be a valid string, got True"),
-    ("as_of: 2026-08-05", "as_of: soon", "data.as_of: Input should be a valid date, got 'soon'"),
-    ("horizons: [1, 5, 21, 252, 504]", "horizons: [5, 1, 21]", "horizons must ascend without repeats"),
-    ("horizons: [1, 5, 21, 252, 504]", "horizons: [1, 1, 5, 21]", "horizons must ascend without repeats"),
-    ("horizons: [1, 5, 21, 252, 504]", "horizons: []", "targets.horizons: Tuple should have at least 1 item"),
-    ("horizons: [1, 5, 21, 252, 504]", "horizons: [1, 5, 22]", "gate.horizons [1, 5, 21] must be among"),
-    ("[0.025, 0.05,", "[0.0, 0.05,", "targets.quantiles.0: Input should be greater than 0"),
-    ("capital: 200000.0", "capital: -1.0", "bot.capital: Input should be greater than 0"),
-    ("risk_budget: 0.02", "risk_budget: .nan", "bot.risk_budget"),
-    ("valid_to: 2007-12-31", "valid_to: 2015-12-31", "would flatter the scores"),
-    ("train_to: 2002-12-31", "train_to: 2007-12-31", "search.train_to < search.valid_to < split.test_from"),
-    ("forecast_from: 1998-01-01", "forecast_from: 2009-01-01", "split.forecast_from must not be after"),
-    ("model:", "modell:", "model: Field required"),
-    ("model:", "model: [", "not YAML"),
+@pytest.mark.parametrize(("line", "expected"), [
+    ("seed: x", "model.seed: Input should be a valid integer, got 'x'"),
+    ("seed: '17'", "model.seed: Input should be a valid integer, got '17'"),
+    ("seed: true", "model.seed: Input should be a valid integer, got True"),
+    ("seed: 17\n  speed: 3", "model.speed: Extra inputs are not permitted, got 3"),
+    ("source: bloomberg", "data.source: Input should be 'exchange', 'yahoo', 'stooq' or 'csv', got 'bloomberg'"),
+    ("tickers: AAPL", "data.tickers: Input should be a valid tuple, got 'AAPL'"),
+    ("tickers: [ON]", "data.tickers.0: Input should be a valid string, got True"),
+    ("as_of: soon", "data.as_of: Input should be a valid date"),
+    ("horizons: [5, 1, 21]", "horizons must ascend without repeats, got [5, 1, 21]"),
+    ("horizons: [1, 1, 5, 21]", "horizons must ascend without repeats"),
+    ("horizons: []", "targets.horizons: Tuple should have at least 1 item"),
+    ("horizons: [1, 5, 22]", "gate.horizons [1, 5, 21] must be among targets.horizons"),
+    ("quantiles: [0.0, 0.5, 0.9]", "targets.quantiles.0: Input should be greater than 0"),
+    ("capital: -1.0", "bot.capital: Input should be greater than 0"),
+    ("risk_budget: .nan", "bot.risk_budget: Input should be"),
+    ("valid_to: 2100-01-01", "would flatter the scores"),
+    ("train_to: 2100-01-01", "search.train_to < search.valid_to < split.test_from must hold"),
+    ("forecast_from: 2100-01-01", "split.forecast_from must not be after split.test_from"),
+    ("model: [", "not YAML: "),
 ])
-def test_slip_in_the_file_is_named(changed_file, old, new, expected):
-    message = complaint(changed_file(old, new))
+def test_slip_in_the_file_is_named(changed_file, line, expected):
+    message = complaint(changed_file(line.split(":")[0], line))
     assert message.startswith("params.yaml: ")
     assert expected in message
+
+
+@pytest.mark.parametrize(("key", "wrong", "expected"), [("seed", "seeed: 17", "model.seed: Field required (and 1 more)"),
+                                                        ("model", "modell:", "model: Field required (and 1 more)")])
+def test_misspelt_key_is_named(changed_file, key, wrong, expected):
+    assert complaint(changed_file(key, wrong)) == f"params.yaml: {expected}"
 
 
 @pytest.mark.parametrize("content", [b"", b"- a\n- b\n", b"just words", b"\xff\xfe\x00", b"a: \x00"])

@@ -51,7 +51,7 @@ def store(tmp_path):
 
 
 class TestStore:
-    @settings(max_examples=40)
+    @settings(max_examples=25)
     @given(st.lists(BATCH, max_size=4))
     def test_upserts_are_a_dictionary_update(self, tmp_path_factory, batches):
         "The store after any upserts is what a dict by (ticker, date) would hold: no row lost, none doubled."
@@ -72,7 +72,7 @@ class TestStore:
         else:
             assert not known
 
-    @settings(max_examples=25)
+    @settings(max_examples=15)
     @given(BATCH.filter(bool))
     def test_upsert_is_idempotent_to_the_byte(self, tmp_path_factory, batch):
         store, bars = tmp_path_factory.mktemp("store") / "bars.parquet", made(batch)
@@ -81,7 +81,7 @@ class TestStore:
         assert upsert(store, bars) == Upsert(0, 0, len(bars))
         assert (store.stat().st_mtime_ns, store.read_bytes()) == before
 
-    @settings(max_examples=25)
+    @settings(max_examples=15)
     @given(BATCH.filter(bool), st.randoms(use_true_random=False))
     def test_order_of_disjoint_batches_does_not_matter(self, tmp_path_factory, batch, random):
         folder = tmp_path_factory.mktemp("store")

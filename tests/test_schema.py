@@ -44,6 +44,7 @@ def reason(**values) -> str:
     return rejected["reason"].iloc[0]
 
 
+@settings(max_examples=30)
 @given(st.lists(GOOD, min_size=1, max_size=20))
 def test_good_rows_pass_unchanged_in_order(rows):
     rows = list({(r["ticker"], r["date"]): r for r in rows}.values())
@@ -56,6 +57,7 @@ def test_good_rows_pass_unchanged_in_order(rows):
     assert good["volume"].astype(object).where(good["volume"].notna(), None).tolist() == [r["volume"] for r in expected]
 
 
+@settings(max_examples=30)
 @given(st.lists(GOOD, min_size=1, max_size=20))
 def test_text_reads_like_numbers(rows):
     raw = pd.DataFrame(rows)
@@ -78,6 +80,7 @@ def test_no_row_vanishes(rows):
     pd.testing.assert_frame_equal(again, good)
 
 
+@settings(max_examples=20)
 @given(GOOD, st.floats(1.01, 10))
 def test_day_says_two_things_so_neither_is_believed(bar, factor):
     other = {**bar, "close": min(bar["close"] * factor, 9_999_999.0)}

@@ -6,7 +6,7 @@ A fault is `kind=value`:
     error=3                       the first three data requests get a 500
     busy=2                        the first two get a 429 with Retry-After (retry_after=5: that many seconds, else 1)
     truncate=1                    the first page is cut in the middle
-    malformed=AAPL:2001-01-03     that row has text, or null in JSON, for its close
+    malformed=AAPL:2001-01-03     that row has text for its closes, or null in JSON
     restate=AAPL:2:2020-08-31     a split: once the clock is there, all prices before that date are divided by two
     robots=/v8                    robots.txt forbids addresses that begin so
 """

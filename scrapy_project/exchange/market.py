@@ -45,5 +45,6 @@ def cells(bars: pd.DataFrame, malformed: tuple[str, date] | None = None) -> list
     rows = [list(row) for row in zip(*columns, strict=True)]
     for row in rows:
         if malformed and row[0] == str(malformed[1]) and bars["ticker"].iloc[0] == malformed[0]:
-            row[1 + CELLS.index("close")] = "n/a"
+            for name in ("close", "adj_close"):
+                row[1 + CELLS.index(name)] = "n/a"
     return rows

@@ -20,7 +20,7 @@ TELNETCONSOLE_ENABLED = False
 REMOTE_CONTROL_ENABLED = False
 
 RETRY_TIMES = 4
-RETRY_PRIORITY_ADJUST = 0  # a retried page keeps its turn: one ticker is finished before the next begins
+RETRY_PRIORITY_ADJUST = 0  # a retried page keeps its turn
 DOWNLOAD_TIMEOUT = 30
 DOWNLOAD_MAXSIZE = 32 * 1024 * 1024
 DOWNLOADER_MIDDLEWARES = {

@@ -114,7 +114,7 @@ class HistorySpider(scrapy.Spider):
         return [(ticker, day.date()) for ticker, day in zip(tickers, days, strict=True) if pd.notna(day)]
 
     def ask_all(self):
-        "One request a ticker, in order: a ticker's pages come before the next ticker."
+        "One request a ticker. Their pages rank before what follows, so at most two histories are open at a time."
         for rank, ticker in enumerate(self.tickers):
             yield self.ask(ticker, priority=-rank)
 
