@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .bundle import load_bundle, move_folder
 from .config import BadInput, Gate
 from .files import atomic, lock, plain, write_json
@@ -34,11 +36,12 @@ def judge(
     for horizon in gate.horizons:
         if not (row := metrics.get("models", {}).get(model, {}).get(str(horizon))):
             raise BadInput(f"gate.horizons: {horizon} was not scored; run the evaluate stage again")
-        if not row["ratio"] <= gate.max_ratio:
-            reasons.append(f"h={horizon}: pinball is {row['ratio']:.4f} times that of {row['against']}, "
+        ratio, cover = (np.nan if row[k] is None else row[k] for k in ("ratio", "cover_95")) # JSON knows no NaN
+        if not ratio <= gate.max_ratio:
+            reasons.append(f"h={horizon}: pinball is {ratio:.4f} times that of {row['against']}, "
                            f"more than {gate.max_ratio:g}")
-        if not low <= row["cover_95"] <= high:
-            reasons.append(f"h={horizon}: the 95% interval held {row['cover_95']:.1%} of the outcomes, "
+        if not low <= cover <= high:
+            reasons.append(f"h={horizon}: the 95% interval held {cover:.1%} of the outcomes, "
                            f"not {low:.0%} to {high:.0%}")
     return Decision(not reasons, reasons)
 

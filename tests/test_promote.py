@@ -1,0 +1,158 @@
+import json
+import shutil
+import threading
+from copy import deepcopy
+
+import pytest
+
+from stockml.bundle import load_bundle
+from stockml.config import BadInput, Gate
+from stockml.files import lock, read_json, sha256
+from stockml.promote import decisions, judge, promote
+
+GATE = Gate(max_ratio=1., horizons=(1, 21), coverage_95=(.93, .97))
+ROW = {"ratio": .99, "against": "har", "cover_95": .95}
+METRICS = {"models": {"xgboost": {"1": {**ROW}, "21": {**ROW}}, "har": {"1": {**ROW}}}, "skill": {"1": True, "21": False}}
+
+
+def scored(**changes) -> dict:
+    "Scores with a few numbers changed at horizon 21."
+    metrics = deepcopy(METRICS)
+    metrics["models"]["xgboost"]["21"].update(changes)
+    return metrics
+
+
+@pytest.fixture
+def models(bundle_folder, tmp_path):
+    "A folder with a challenger."
+    shutil.copytree(bundle_folder, tmp_path / "challenger")
+    return tmp_path
+
+
+def decide(models, metrics=METRICS, gate=GATE):
+    return promote(models / "challenger", models / "champion", metrics, gate, models / "promotions.jsonl")
+
+
+def state(folder) -> dict[str, str]:
+    "Every file and its hash."
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(("changes", "reasons"), [
+    ({}, []),
+    ({"ratio": 1.}, []),
+    ({"cover_95": .93}, []),
+    ({"cover_95": .97}, []),
+    ({"ratio": 1.0001}, ["h=21: pinball is 1.0001 times that of har, more than 1"]),
+    ({"ratio": float("nan")}, ["h=21: pinball is nan times that of har, more than 1"]),
+    ({"ratio": None}, ["h=21: pinball is nan times that of har, more than 1"]),  # as JSON tells it
+    ({"cover_95": .929}, ["h=21: the 95% interval held 92.9% of the outcomes, not 93% to 97%"]),
+    ({"cover_95": .98}, ["h=21: the 95% interval held 98.0% of the outcomes, not 93% to 97%"]),
+    ({"ratio": 2., "cover_95": float("nan")}, ["h=21: pinball is 2.0000 times that of har, more than 1",
+                                               "h=21: the 95% interval held nan% of the outcomes, not 93% to 97%"]),
+])
+def test_what_the_gate_asks(changes, reasons):
+    assert judge(scored(**changes), GATE) == (not reasons, reasons)
+
+
+def test_only_gated_horizons_count():
+    assert judge(scored(ratio=9.), GATE.model_copy(update={"horizons": (1,)})).promoted
+
+
+@pytest.mark.parametrize("metrics", [{}, {"models": {}}, {"models": {"xgboost": {"1": ROW}}}])
+def test_a_gated_horizon_without_a_score_is_refused(metrics):
+    with pytest.raises(BadInput, match=r"^gate.horizons: (1|21) was not scored; run the evaluate stage again$"):
+        judge(metrics, GATE)
+
+
+def test_the_first_champion(models):
+    before = state(models / "challenger")
+    assert decide(models).promoted
+    champion, challenger = load_bundle(models / "champion"), load_bundle(models / "challenger")
+    assert state(models / "challenger") == before
+    assert champion.version == challenger.version
+    made = champion.manifest
+    assert {k: made[k] for k in challenger.manifest} == challenger.manifest
+    assert (made["metrics"], made["skill"]) == (METRICS["models"]["xgboost"], METRICS["skill"])
+    assert made["promoted_at"] >= made["trained_at"]
+    assert sorted(p.name for p in models.iterdir()) == [".promotions.jsonl.lock", "challenger", "champion", "promotions.jsonl"]
+
+
+def test_skill_reaches_the_forecast(models, panel):
+    from stockml.bundle import forecast
+
+    decide(models)
+    answer = forecast(load_bundle(models / "champion"), panel[panel["ticker"] == "KO"])[0]
+    assert [f["skill"] for f in answer["forecasts"]] == [True, False]
+
+
+def test_a_refusal_leaves_the_champion_untouched(models):
+    decide(models)
+    before = state(models / "champion")
+    decision = decide(models, scored(ratio=1.2))
+    assert not decision.promoted
+    assert state(models / "champion") == before
+
+
+def test_every_decision_is_logged(models):
+    assert decisions(models / "promotions.jsonl") == []
+    decide(models, scored(ratio=1.2))
+    assert not (models / "champion").exists()
+    decide(models)
+    refused, promoted = decisions(models / "promotions.jsonl")
+    assert (refused["promoted"], promoted["promoted"]) == (False, True)
+    assert refused["reasons"] == ["h=21: pinball is 1.2000 times that of har, more than 1"]
+    assert refused["ratios"] == {"1": .99, "21": 1.2}
+    manifest = read_json(models / "champion/manifest.json")
+    assert promoted["model"] == manifest["files"]["model.ubj"][:12]
+    assert {k: promoted[k] for k in ("as_of", "commit", "who")} == {
+        "as_of": manifest["as_of"], "commit": manifest["commit"], "who": manifest["promoted_by"]}
+
+
+def test_a_damaged_challenger_decides_nothing(models):
+    decide(models)
+    before = state(models)
+    with (models / "challenger/model.ubj").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BadInput, match=r"model\.ubj is damaged"):
+        decide(models)
+    after = state(models)
+    after.pop("challenger/model.ubj")
+    before.pop("challenger/model.ubj")
+    assert after == before
+
+
+def test_missing_scores_decide_nothing(models):
+    decide(models)
+    before = state(models)
+    with pytest.raises(BadInput, match="was not scored"):
+        decide(models, {"models": {}})
+    assert state(models) == before
+
+
+def test_one_promotion_at_a_time(models):
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lock(models / ".promotions.jsonl.lock"):
+            held.set()
+            done.wait(30)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(30)
+    try:
+        with pytest.raises(BadInput, match=r"^another promotion is under way"):
+            decide(models)
+    finally:
+        done.set()
+        other.join()
+    assert not (models / "champion").exists()
+    assert decide(models).promoted
+
+
+def test_the_log_survives_a_reader_of_lines(models):
+    for _ in range(3):
+        decide(models)
+    lines = (models / "promotions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["promoted"] for line in lines] == [True] * 3
