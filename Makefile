@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 export STOCKML_ROOT := $(CURDIR)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui bench lock clean
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui readme bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,8 +52,11 @@ serve: setup ## the forecast service on http://127.0.0.1:8000
 ui: setup ## the experiments in MLflow on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
 
+readme: run ## README.md from nbs/index.ipynb and the last run
+	python docs/readme.py
+
 bench: setup ## measure speed and size into docs/PERFORMANCE.md
-	python tests/bench.py
+	python docs/bench.py $(if $(WHOLE),--whole)
 
 lock: ## resolve requirements.lock anew from settings.ini
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --quiet setup.py --output-file requirements.lock

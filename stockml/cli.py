@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'AsJson', 'Changes', 'main', 'show', 'note', 'read_day', 'read_horizons', 'read_changes', 'run', 'finish',
            'links', 'where_to_look', 'stage', 'ingest', 'forecast', 'history_of', 'evaluate', 'warm_up', 'best_trees',
-           'score', 'print_scores', 'backtest', 'promote', 'history', 'serve', 'version']
+           'score', 'print_scores', 'backtest', 'promote', 'history', 'serve', 'request', 'version']
 
 # %% ../nbs/25_cli.ipynb #15752476
 import json
 import os
+import signal
 import sys
 from datetime import date
 from pathlib import Path
@@ -31,7 +32,8 @@ Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE",
 
 
 def main() -> None: # ends the process
-    "Run the command line; every error of ours is one line and an exit code."
+    "Run the command line; every error of ours is one line and an exit code, and whoever is told to end cleans up first."
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(app(standalone_mode=False))
     except StockmlError as e:
@@ -408,6 +410,21 @@ def serve(
     os.chdir(project_root())
     os.environ.update(HOST=host, PORT=str(port), WEB_CONCURRENCY=str(workers))
     os.execv(sys.executable, command()) # noqa: S606 (it takes this process's place, so that signals reach it)
+
+
+@app.command()
+def request(
+    ticker: Annotated[str, typer.Argument(help="A stock of the price store.")],
+    horizons: Annotated[str | None, typer.Option(help="Sessions, separated by commas.")] = None,
+    sessions: Annotated[int, typer.Option(help="Newest bars to send.")] = 1000,
+) -> None:
+    """Print the JSON that the service wants: pipe it to curl.
+
+    Example: stockml request AAPL | curl -s 127.0.0.1:8000/v1/forecast --json @-
+    """
+    from stockml.client import request_body
+
+    print(json.dumps(request_body(history_of(ticker.upper(), None, None).tail(sessions), read_horizons(horizons))))
 
 
 @app.command()

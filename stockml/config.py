@@ -41,6 +41,9 @@ def project_root(
             return folder
     raise BadInput(f"no params.yaml in {start} or above: run inside a stockml project, or set STOCKML_ROOT")
 
+# %% ../nbs/00_config.ipynb #dfa82f97
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # %% ../nbs/00_config.ipynb #a51a9988
 class Section(BaseModel):
     "A section of params.yaml: immutable, no unknown keys, no silent conversions."

@@ -9,6 +9,7 @@ __all__ = ['CHATTER', 'Stage', 'read_stage', 'stage_names', 'run_stage', 'Pipeli
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -137,12 +138,12 @@ def repro(
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}" # where `stockml` and `dvc` are
     env = {**os.environ, "PATH": path, tracking.TOKEN: token, "PYTHONUNBUFFERED": "1", "STOCKML_ROOT": str(root)}
     with subprocess.Popen([sys.executable, "-m", "dvc", "repro", *(["--force"] if force else [])], cwd=root, env=env, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as dvc:
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as dvc:
         try:
             yield from dvc.stdout
         finally:
-            if dvc.poll() is None and dvc.stdout:
-                dvc.terminate()
+            if dvc.poll() is None: # we are told to end: so are DVC, its shell, the stage and the stage's kernel
+                os.killpg(dvc.pid, signal.SIGTERM)
 
 
 class Log:

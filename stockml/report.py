@@ -9,15 +9,15 @@ __all__ = ['SPANS', 'PAGE', 'SECTIONS', 'gather', 'span', 'forecast_text', 'summ
 # %% ../nbs/24_report.ipynb #a4b8994f
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .config import Params
+from .config import BadInput, Params
 from .files import atomic, read_json
 from .prices import read_bars, stale
+from .promote import decisions
 
 # %% ../nbs/24_report.ipynb #014a12ce
 def gather(
@@ -30,11 +30,12 @@ def gather(
     crash = money.pop("crash")
     skill = [{"horizon": int(h), **row, "skill": scores["skill"][h]} for h, row in scores["models"]["xgboost"].items()]
     ended = stale(read_bars(root / "data/bars.parquet"), params.data.as_of)
-    gate = [json.loads(line) for line in (root / "models/promotions.jsonl").read_text().splitlines()][-1]
+    if not (gate := decisions(root / "models/promotions.jsonl")):
+        raise BadInput(f"{root / 'models/promotions.jsonl'}: not found")
     return {"as_of": params.data.as_of, "forecast": answer, "test_from": scores["test_from"], "backtest": money, "crash": crash,
             "skill": sorted(skill, key=lambda r: r["horizon"]), "drift": read_json(root / "metrics/drift.json"),
             "bot": {"ticker": params.bot.ticker, "capital": params.bot.capital},
-            "stale": dict(zip(ended["ticker"], ended["last"].dt.date, strict=True)), "gate": gate}
+            "stale": dict(zip(ended["ticker"], ended["last"].dt.date, strict=True)), "gate": gate[-1]}
 
 # %% ../nbs/24_report.ipynb #9fc41b82
 SPANS = {1: "next day", 5: "week", 21: "month", 252: "year", 504: "two years"}
@@ -76,8 +77,8 @@ def skill_text(facts: dict[str, Any]) -> str:
              f"  {'horizon':<10} {'ratio':>6}  {'against':<12} {'DM p':>8} {'80% held':>9} {'95% held':>9} {'forecasts':>10}  verdict"]
     for r in facts["skill"]:
         verdict = "skill" if r["skill"] else "no skill shown"
-        p = "–" if r["dm_p"] is None else f"{r['dm_p']:.1g}"
-        lines.append(f"  {span(r['horizon']):<10} {r['ratio']:>6.4f}  {r['against']:<12} {p:>8} {r['cover_80']:>9.1%} "
+        p, ratio = ("–" if r[k] is None else format(r[k], form) for k, form in (("dm_p", ".1g"), ("ratio", ".4f")))
+        lines.append(f"  {span(r['horizon']):<10} {ratio:>6}  {r['against']:<12} {p:>8} {r['cover_80']:>9.1%} "
                      f"{r['cover_95']:>9.1%} {r['n']:>10,}  {verdict}")
     return "\n".join([*lines, "  Skill is about how far the price will move. Which way it moves, no model here can tell."])
 
@@ -116,6 +117,7 @@ def plot_fan(
     from matplotlib.figure import Figure
 
     history = bars.set_index("date")["adj_close"].iloc[-504:]
+    history = history * answer.get("close", history.iloc[-1]) / history.iloc[-1] # as if quoted today
     rows = answer["forecasts"]
     days = [history.index[-1], *(pd.Timestamp(f["target_date"]) for f in rows)]
     at = lambda level: [history.iloc[-1], *(f["prices"][level] for f in rows)] # noqa: E731
@@ -125,9 +127,10 @@ def plot_fan(
     for low, high, label in (("0.025", "0.975", "95%"), ("0.1", "0.9", "80%"), ("0.25", "0.75", "50%")):
         axis.fill_between(days, at(low), at(high), color="steelblue", alpha=.25, lw=0, label=f"{label} of outcomes")
     axis.plot(days, at("0.5"), color="steelblue", lw=1, label="median")
-    axis.set(yscale="log", title=f"{answer['ticker']}: forecast from {answer['origin']}", ylabel="adjusted price")
-    axis.yaxis.set_major_formatter("{x:,.0f}")
-    axis.yaxis.set_minor_formatter("{x:,.0f}")
+    axis.set(yscale="log", title=f"{answer['ticker']}: forecast from {answer['origin']}", ylabel="price")
+    digits = "{x:,.0f}" if min(history.min(), *at("0.025")) > 20 else "{x:,.2f}" # pence matter to a penny share
+    axis.yaxis.set_major_formatter(digits)
+    axis.yaxis.set_minor_formatter(digits)
     axis.legend(loc="upper left")
     with atomic(path) as tmp:
         figure.savefig(tmp, format="png", dpi=110, metadata={"Software": None})

@@ -1,0 +1,172 @@
+"""Measure speed and size, and write docs/PERFORMANCE.md: `make bench`, or `make bench WHOLE=1` for the clean clone too (10 minutes more).
+
+Machines differ and are noisy, so each figure stands beside a floor that ran in turns with it: the same work with the part that is ours
+left out. The ratio is what to compare over time. Medians of three rounds after a warm-up.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pandas as pd
+import xgboost as xgb
+
+from stockml.baselines import Har
+from stockml.bundle import forecast, load_bundle
+from stockml.client import ask, service
+from stockml.config import load_params
+from stockml.features import feature_columns, make_features
+from stockml.ingest import ingest, price_site
+from stockml.prices import read_bars
+from stockml.targets import known, make_targets
+from stockml.train import walk
+
+ROOT = Path(__file__).resolve().parents[1]
+SNAPSHOT = ROOT / "scrapy_project/exchange/snapshot.parquet"
+ROUNDS = 3
+bars = read_bars(SNAPSHOT)
+params = load_params(changes={"model.device": "cpu"})
+features, targets = make_features(bars), make_targets(bars, params.targets.horizons)
+
+
+def scrape() -> None:
+    "All twenty histories, through the spider, into a new store."
+    with tempfile.TemporaryDirectory() as folder:
+        ingest(Path(folder) / "bars.parquet", say=lambda _: None)
+
+
+def download() -> None:
+    "The floor: the same pages, one after the other, thrown away."
+    with price_site() as url:
+        for ticker, count in bars.groupby("ticker").size().items():
+            for page in range(1, -(-count // 1000) + 1):
+                urlopen(f"{url}/history/{ticker}?page={page}").read()  # noqa: S310
+
+
+def rolling() -> None:
+    "The floor: as many rolling means of returns as there are features."
+    for _, part in bars.groupby("ticker"):
+        r = np.log(part["adj_close"]).diff()
+        for _ in feature_columns(features):
+            r.rolling(22).mean()
+
+
+def fit() -> None:
+    "One fit of the served model: 75,000 rows, five horizons."
+    from stockml.evaluate import xgboost_maker
+
+    xgboost_maker(params.model)().fit(features, known(targets, "2027-01-01"), params.targets.horizons)
+
+
+def plain_fit() -> None:
+    "The floor: XGBoost's own squared error on as many rows, rounds and outputs."
+    x = features[feature_columns(features)].to_numpy()[:: max(1, len(features) // params.model.rows)]
+    y = np.nan_to_num(targets[[f"y_{h}" for h in params.targets.horizons]].to_numpy()[:: max(1, len(features) // params.model.rows)])
+    xgb.train({"max_depth": 3, "nthread": 2, "max_bin": 64}, xgb.QuantileDMatrix(x, y, max_bin=64), 100)
+
+
+def walking() -> None:
+    "The walk-forward of the XGBoost model over the panel, all folds and horizons."
+    walk(features, targets, params)
+
+
+def har_walking() -> None:
+    "The peer: the strongest classical model over the same folds."
+    from stockml.evaluate import walk_forward
+    from stockml.split import folds
+
+    s = params.split
+    walk_forward(Har, features, targets, params.targets.horizons, folds(features["date"], s.forecast_from, s.refit_months, s.embargo))
+
+
+CASES: list[tuple[str, Callable, str, Callable, str]] = [
+    ("scrape of all 20 histories", scrape, "the same pages by urllib", download, "60 s"),
+    ("features of the panel (169,450 rows)", lambda: make_features(bars), "as many rolling means", rolling, "5 s"),
+    ("one fit of the model", fit, "plain squared error", plain_fit, ""),
+    ("walk-forward of the model", walking, "walk-forward of HAR", har_walking, "180 s"),
+]
+
+
+def timed(work: Callable) -> float:
+    "Seconds of wall time."
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def compare(work: Callable, floor: Callable) -> tuple[float, float, float]:
+    "Median seconds of both, in turns, and the median ratio."
+    pairs = [(timed(work), timed(floor)) for _ in range(ROUNDS)]
+    return (statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs), statistics.median(a / b for a, b in pairs))
+
+
+def served() -> list[str]:
+    "One forecast over HTTP against the same computation without HTTP."
+    if not (ROOT / "models/champion").exists():
+        return []
+    own = bars[bars["ticker"] == "AAPL"].tail(520).reset_index(drop=True)
+    bundle = load_bundle(ROOT / "models/champion")
+    with service() as url:
+        ask(url, own)
+        forecast(bundle, own)
+        http, bare = ([timed(work) * 1000 for _ in range(30)] for work in (lambda: ask(url, own), lambda: forecast(bundle, own)))
+    a, b = statistics.median(http), statistics.median(bare)
+    return [f"| one forecast over HTTP, 520 bars | {a:.0f} ms | the same without HTTP | {b:.0f} ms | {a / b:.2f} | |"]
+
+
+def again() -> list[str]:
+    "A second `make run`, with nothing changed."
+    if not (ROOT / "models/champion").exists():
+        return []
+    subprocess.run(["stockml", "run"], cwd=ROOT, check=True, capture_output=True)
+    status = [sys.executable, "-m", "dvc", "status", "-q"]
+    a, b, ratio = compare(lambda: subprocess.run(["stockml", "run"], cwd=ROOT, check=True, capture_output=True),
+                          lambda: subprocess.run(status, cwd=ROOT, check=False, capture_output=True))
+    return [f"| `stockml run`, nothing changed | {a:.1f} s | `dvc status` | {b:.1f} s | {ratio:.2f} | 15 s |"]
+
+
+def whole() -> list[str]:
+    "`make run` in a clean clone with an empty HOME: wall time, and the largest process."
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "stockml"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        env = {k: v for k, v in os.environ.items() if k not in ("STOCKML_ROOT", "VIRTUAL_ENV", "MAKEFLAGS")}
+        env |= {"HOME": folder, "PATH": os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if ".venv" not in p)}
+        begun = time.perf_counter()
+        subprocess.run(["make", "run"], cwd=clone, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wall = time.perf_counter() - begun
+        shutil.rmtree(clone)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return [f"| `make run` from a clean clone, set-up included | {wall:.0f} s | | | | 600 s |",
+            f"| its largest process | {peak:.2f} GiB | | | | 2 GiB |"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--whole", action="store_true", help="also make run in a clean clone")
+    lines = whole() if parser.parse_args().whole else []
+    for name, work, floor_name, floor, limit in CASES:
+        a, b, ratio = compare(work, floor)
+        lines.append(f"| {name} | {a:.2f} s | {floor_name} | {b:.2f} s | {ratio:.2f} | {limit} |")
+        print(lines[-1], flush=True)
+    lines += served() + again()
+    head = ["# Performance", "", __doc__.split("\n\n")[1].strip(), "",
+            f"Measured on {time.strftime('%Y-%m-%d')} with `make bench`: {os.cpu_count()} cores ({platform.machine()}), "
+            f"Python {platform.python_version()}, XGBoost {xgb.__version__}, pandas {pd.__version__}.", "",
+            "| what | median | floor or peer | median | ratio | limit |", "|---|---|---|---|---|---|"]
+    (ROOT / "docs/PERFORMANCE.md").write_text("\n".join([*head, *lines]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

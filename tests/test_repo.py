@@ -1,0 +1,33 @@
+"What is generated is fresh: the package, the README."
+
+import filecmp
+import importlib.util
+import shutil
+import subprocess
+import sys
+
+import nbformat
+
+
+def test_package_is_a_fresh_export(root, tmp_path):
+    for name in ("nbs", "stockml"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("settings.ini", "pyproject.toml", "setup.py"):
+        shutil.copy(root / name, tmp_path / name)
+    for module in (tmp_path / "stockml").glob("*.py"):
+        module.unlink()
+    (tmp_path / "stockml/__init__.py").write_text("")
+    subprocess.run([sys.executable, "-c", "import nbdev; nbdev.nbdev_export()"], cwd=tmp_path, check=True)
+    fresh = sorted(p.name for p in (tmp_path / "stockml").glob("*.py"))
+    assert fresh == sorted(p.name for p in (root / "stockml").glob("*.py"))
+    _, changed, errors = filecmp.cmpfiles(root / "stockml", tmp_path / "stockml", fresh, shallow=False)
+    assert not changed + errors, f"run nbdev_export: {changed + errors}"
+
+
+def test_readme_is_rendered_from_index(root):
+    spec = importlib.util.spec_from_file_location("readme", root / "docs/readme.py")
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    text = (root / "README.md").read_text()
+    assert text == readme.render(nbformat.read(root / "nbs/index.ipynb", as_version=4)), "run `make readme`"
+    assert "SUMMARY" not in text
