@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from stockml import bot
 from stockml.bot import (
     backtest,
     budget_weights,
@@ -170,6 +171,12 @@ def test_the_budget_follows_its_forecast_a_session_late(runs, bad_day):
     assert alive.mean() > .5
 
 
+def test_only_the_budget_has_a_kill_switch(aapl, bad_day):
+    runs = backtest(aapl, bad_day, bad_day * 0 + 1, SETTINGS)
+    kills = {name: summarize(run.index, run)["kills"] for name, run in runs.items()}
+    assert kills["budget"] > 0 == kills["naive"] == kills["buy_and_hold"]
+
+
 def test_buy_and_hold_is_the_stock(runs, aapl):
     price = aapl.set_index("date")["adj_close"].reindex(runs["buy_and_hold"].index)
     expected = 200_000 * (1 - .001) * price.iloc[-1] / price.iloc[1]
@@ -205,7 +212,9 @@ def test_a_price_that_never_moves(aapl, bad_day):
         assert got["final_equity"] == pytest.approx(equity) and got["kills"] == 0
 
 
-def test_the_naive_bot_sees_no_outcome_that_was_not_known(aapl):
+def test_the_naive_bot_sees_no_outcome_that_was_not_known(aapl, monkeypatch):
+    trained, train = [], bot.xgb.train
+    monkeypatch.setattr(bot.xgb, "train", lambda p, data, n: trained.append(data.num_row()) or train(p, data, n))
     bars = aapl[aapl["date"].between("1999-01-01", "2001-06-29")].reset_index(drop=True)
     day, prices = pd.Timestamp("2001-01-31"), ["open", "high", "low", "close", "adj_close"]
     wild = bars.assign(**{c: bars[c].where(bars["date"] <= day, bars[c] * 3) for c in prices})
@@ -214,6 +223,8 @@ def test_the_naive_bot_sees_no_outcome_that_was_not_known(aapl):
     assert points.index.tolist() == bars["date"][bars["date"] >= "2000-07-03"].tolist() and len(plan) == 2
     pd.testing.assert_series_equal(points[:day], other[:day], check_exact=True)
     assert not points.equals(other) and points.std() > .001
+    ends = bars["date"].shift(-1)  # of the next day's return
+    assert trained == [(ends < fold.cut).sum() for fold in plan] * 2
 
 
 def test_the_plot_is_a_png_and_the_same_twice(runs, tmp_path):
