@@ -1,0 +1,170 @@
+import base64
+import json
+import re
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from stockml.bundle import forecast
+from stockml.config import BadInput
+from stockml.prices import write_bars
+from stockml.report import forecast_text, gather, plot_fan, span, summary_text, write_index
+
+ROW = {"ratio": .9912, "against": "har", "dm_p": 1e-5, "cover_80": .801, "cover_95": .949, "n": 75000}
+BOT = {"final_equity": 297139.4, "yearly_growth": .085, "max_drawdown": .271, "worst_day": "2000-09-29", "worst_day_return": -.11}
+CRASH = {"date": "2000-09-29", "budget": {"return": -.11}, "buy_and_hold": {"return": -.519}}
+GATE = {"promoted": True, "reasons": [], "model": "0123456789ab", "time": "2026-01-01T00:00:00+00:00", "who": "Ada"}
+
+
+@pytest.fixture
+def bars(panel):
+    return panel[panel["ticker"] == "AAPL"].reset_index(drop=True)
+
+
+@pytest.fixture
+def answer(bundle, bars):
+    return forecast(bundle, bars)[0]
+
+
+@pytest.fixture
+def project(tmp_path, panel):
+    "What a run leaves behind, as far as the report is concerned. KO's history ends early."
+    keep = (panel["ticker"] != "KO") | (panel["date"] < "2003-06-01")
+    write_bars(tmp_path / "data/bars.parquet", panel[keep])
+    skill = {"models": {"xgboost": {"21": {**ROW, "dm_p": None}, "1": ROW}}, "skill": {"1": True, "21": False}, "test_from": "2001-01-01"}
+    drift = {"alarm": True, "drifted": 15, "features": 56, "missing": ["m_r"]}
+    money = {"budget": BOT, "buy_and_hold": BOT, "naive": BOT, "crash": CRASH}
+    (tmp_path / "metrics").mkdir()
+    for name, content in (("evaluate", skill), ("backtest", money), ("drift", drift)):
+        (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/promotions.jsonl").write_text(json.dumps({**GATE, "promoted": False}) + "\n" + json.dumps(GATE) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def params(small_params):
+    return small_params.model_copy(update={"data": small_params.data.model_copy(update={"as_of": date(2003, 12, 31)})})
+
+
+@pytest.fixture
+def facts(project, params, answer):
+    return gather(project, params, answer)
+
+
+def row(text: str, start: str) -> str:
+    "The one line of a table that starts so."
+    [line] = [line for line in text.splitlines() if line.strip().startswith(start)]
+    return re.sub(r"\s+", " ", line.strip())
+
+
+def test_facts_come_from_the_files(facts, answer):
+    assert [r["horizon"] for r in facts["skill"]] == [1, 21]
+    assert [r["skill"] for r in facts["skill"]] == [True, False]
+    assert facts["stale"] == {"KO": date(2003, 5, 30)}
+    assert facts["gate"] == GATE  # the newest decision
+    assert (facts["forecast"], facts["crash"]) == (answer, CRASH)
+    assert list(facts["backtest"]) == ["budget", "buy_and_hold", "naive"]
+
+
+@pytest.mark.parametrize("name", ["metrics/evaluate.json", "metrics/backtest.json", "metrics/drift.json", "models/promotions.jsonl",
+                                  "data/bars.parquet"])
+def test_a_missing_file_is_named(project, params, answer, name):
+    (project / name).unlink()
+    with pytest.raises(BadInput, match=rf"{name}: (not found|no price store there)"):
+        gather(project, params, answer)
+
+
+@pytest.mark.parametrize(("horizon", "words"), [
+    (1, "next day"), (5, "week"), (21, "month"), (252, "year"), (504, "two years"), (63, "63 sessions")])
+def test_horizons_in_words(horizon, words):
+    assert span(horizon) == words
+
+
+def test_forecast_is_told_in_prices(answer):
+    text = forecast_text(answer)
+    assert text.splitlines()[0] == f"AAPL from 2003-12-31, close {answer['close']:.2f}"
+    day, month = answer["forecasts"]
+    for name, made in (("next day", day), ("month", month)):
+        p = made["prices"]
+        assert row(text, name) == (f"{name} {made['target_date']} {p['0.1']:.2f} – {p['0.9']:.2f} {p['0.025']:.2f} – {p['0.975']:.2f} "
+                                   f"{p['0.5']:.2f} no")
+
+
+def test_summary_says_it_all(facts):
+    text = summary_text(facts)
+    skill = text.partition("Skill, out of sample since 2001-01-01")[2]
+    assert row(skill, "next day") == "next day 0.9912 har 1e-05 80.1% 94.9% 75,000 skill"
+    assert row(skill, "month") == "month 0.9912 har – 80.1% 94.9% 75,000 no skill shown"
+    assert "Backtest, 200,000 EUR in AAPL, after costs" in text
+    assert row(text, "budget") == "budget 297,139 +8.5% 27.1% 2000-09-29 -11.0% -11.0%"
+    assert row(text, "buy and hold").endswith("-51.9%")
+    assert row(text, "naive").endswith(" –")  # nothing is known of its day
+    assert "Drift: ALARM, 15 of 56 features moved, 1 missing." in text
+    assert "Gate: promoted (model 0123456789ab)." in text
+    assert "Stale: 1 histories ended before 2003-12-31 (KO, last 2003-05-30)" in text
+
+
+def test_summary_of_the_other_outcomes(facts):
+    facts |= {"stale": {t: date(2020, 1, 1) for t in "ABCDEF"}, "drift": {**facts["drift"], "alarm": False},
+              "gate": {**GATE, "promoted": False, "reasons": ["too wide", "too late"]},
+              "skill": [{"horizon": 1, **ROW, "ratio": None, "dm_p": None, "skill": False}]}
+    text = summary_text(facts)
+    assert "Drift: no alarm" in text
+    assert "Gate: refused: too wide; too late (model" in text
+    assert "Stale: 6 histories ended before 2003-12-31 (A, B, C, D and 2 more, last 2020-01-01)" in text
+    skill = text.partition("Skill, ")[2]
+    assert row(skill, "next day") == "next day – har – 80.1% 94.9% 75,000 no skill shown"
+    assert "Stale" not in summary_text({**facts, "stale": {}})
+
+
+def test_page_leads_to_what_is_there(facts, project):
+    reports = project / "reports"
+    reports.mkdir()
+    (reports / "drift.html").write_text("<p>drift</p>")
+    (reports / "fan.png").write_bytes(b"\x89PNG fan")
+    facts["gate"] = {**GATE, "promoted": False, "reasons": ["<script>alert(1)</script> & more"]}
+    leads = {"Drift <report>": reports / "drift.html", "Scores": project / "metrics/evaluate.json", "Gone": reports / "gone.html"}
+    page = write_index(reports, facts, leads, notes=("made <b>here</b>",))
+    text = page.read_text()
+    found = re.findall(r'<a href="([^"]+)">([^<]+)</a>', text)
+    assert found == [("drift.html", "Drift &lt;report&gt;"), ("../metrics/evaluate.json", "Scores")]
+    assert base64.b64encode(b"\x89PNG fan").decode() in text
+    assert text.count("<img") == 1  # no broken pictures for plots that are not there
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+    assert "<p>made <b>here</b></p>" in text
+    assert "stockml, as of 2003-12-31" in text
+    assert not re.search(r'(?:src|href)="https?:', text)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    "The figures that were saved."
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k))
+    return figures
+
+
+@pytest.mark.parametrize("factor", [1., 4.])
+def test_fan_starts_where_the_history_ends(answer, bars, drawn, tmp_path, factor):
+    "Also where the quoted price is another than the adjusted one."
+    bars["adj_close"] /= factor
+    plot_fan(answer, bars, tmp_path / "fan.png")
+    assert (tmp_path / "fan.png").read_bytes().startswith(b"\x89PNG")
+    [axis] = drawn[0].axes
+    history, median = axis.lines
+    assert history.get_ydata()[-1] == median.get_ydata()[0] == pytest.approx(answer["close"])
+    assert len(history.get_ydata()) == 504
+    np.testing.assert_allclose(median.get_ydata()[1:], [f["prices"]["0.5"] for f in answer["forecasts"]])
+    assert [b.get_label() for b in axis.collections] == ["95% of outcomes", "80% of outcomes", "50% of outcomes"]
+    assert median.get_xdata()[-1] == pd.Timestamp(answer["forecasts"][-1]["target_date"])
+
+
+def test_equal_fans_are_equal_bytes(answer, bars, tmp_path):
+    for name in "ab":
+        plot_fan(answer, bars, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
