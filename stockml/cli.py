@@ -126,7 +126,7 @@ def finish(
     bars = read_bars(root / "data/bars.parquet", params.data.as_of, [params.bot.ticker])
     with service() as url:
         answer = ask(url, bars)
-    facts = gather(root, params, {**answer, "close": float(bars["adj_close"].iloc[-1])})
+    facts = gather(root, params, {**answer, "close": float(bars["close"].iloc[-1])})
     plot_fan(facts["forecast"], bars, root / "reports/fan.png")
     write_index(root / "reports", facts, links(root))
     return facts

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -42,8 +43,11 @@ def ask(
     except HTTPError as e:
         problem = _problem(e)
         raise (BadInput if e.code < 500 else StockmlError)(f"{url} answered {e.code}: {problem}") from None
-    except (URLError, OSError) as e:
-        raise StockmlError(f"{url} does not answer ({getattr(e, 'reason', e)}): is the service up?") from None
+    except (URLError, OSError, HTTPException) as e:
+        why = " ".join(str(getattr(e, "reason", e)).split())
+        raise StockmlError(f"{url} does not answer ({why}): is the service up?") from None
+    except ValueError:
+        raise StockmlError(f"{url} answered, but not with JSON: is this the service?") from None
 
 
 def request_body(
@@ -66,6 +70,8 @@ def _problem(error: HTTPError) -> str:
     try:
         body = json.load(error)
     except ValueError:
+        return str(error.reason)
+    if not isinstance(body, dict):
         return str(error.reason)
     first = (body.get("errors") or [{}])[0]
     return f"{first['field']}: {first['message']}" if first else str(body.get("detail", body.get("title")))

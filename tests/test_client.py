@@ -1,0 +1,133 @@
+import json
+import shutil
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stockml.bundle import forecast
+from stockml.client import ask, request_body, service
+from stockml.config import BadInput, StockmlError
+
+
+@pytest.fixture(scope="module")
+def url(bundle_folder):
+    with service(bundle_folder) as address:
+        yield address
+
+
+@pytest.fixture
+def bars(panel):
+    "A history with holes in what is not required."
+    bars = panel[panel["ticker"] == "AAPL"].tail(400).reset_index(drop=True)
+    bars.loc[5, ["open", "high", "low"]] = np.nan
+    bars.loc[7, "volume"] = pd.NA
+    return bars
+
+
+def test_answer_over_http_is_the_librarys(url, bars, bundle):
+    answer, [own] = ask(url, bars), forecast(bundle, bars)
+    assert (answer["ticker"], answer["origin"], answer["forecasts"]) == (own["ticker"], own["origin"], own["forecasts"])
+    assert answer["model"] == {"name": "xgboost", "version": bundle.version}
+    assert ask(url, bars)["forecast_id"] != answer["forecast_id"]
+
+
+def test_only_what_is_asked_for_and_only_what_is_there(url, bars, bundle):
+    few = bars[["ticker", "date", "close"]]
+    [made] = ask(url, few, (21,))["forecasts"]
+    assert made == forecast(bundle, few.assign(**{c: np.nan for c in ("open", "high", "low")}, adj_close=few["close"],
+                                               volume=pd.array([pd.NA] * len(few), dtype="Int64"))[bars.columns], (21,))[0]["forecasts"][0]
+
+
+def test_request_is_strict_json_without_nulls(bars):
+    body = request_body(bars, (1,))
+    text = json.dumps(body, allow_nan=False)
+    assert "null" not in text
+    assert body["horizons"] == [1]
+    assert "horizons" not in request_body(bars)
+    assert len(body["bars"]) == 400
+    assert set(body["bars"][5]) == {"date", "close", "adj_close", "volume"}
+    assert set(body["bars"][7]) == {"date", "open", "high", "low", "close", "adj_close"}
+    assert body["bars"][-1]["date"] == "2003-12-31"
+
+
+@pytest.mark.parametrize(("spoil", "expected"), [
+    (lambda b: (b, (1, 22)), "answered 422: horizons: "),
+    (lambda b: (b.tail(10), None), "answered 422: bars: "),
+    (lambda b: (b.assign(close=-1.), None), "answered 422: bars[0].close: "),
+])
+def test_what_the_service_refuses_is_bad_input(url, bars, spoil, expected):
+    with pytest.raises(BadInput) as e:
+        ask(url, *spoil(bars))
+    assert expected in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+ANSWERS = {
+    "gateway": (502, b"<html>Bad gateway</html>"), "list": (503, b"[]"), "bare": (400, b'{"title": "Bad"}'),
+    "detail": (413, b'{"title": "Too large", "detail": "more than a megabyte"}'), "page": (200, b"<html>hello</html>"),
+}
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    "A server that is none of ours, as there are in front of many services."
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            name = self.path.split("/")[1]
+            if name == "garbage":
+                self.wfile.write(b"no HTTP at all\r\n\r\n")
+                return
+            status, body = ANSWERS[name]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("name", "kind", "expected"), [
+    ("gateway", StockmlError, "answered 502: Bad Gateway"), ("list", StockmlError, "answered 503: Service Unavailable"),
+    ("bare", BadInput, "answered 400: Bad"), ("detail", BadInput, "answered 413: more than a megabyte"),
+    ("page", StockmlError, "answered, but not with JSON: is this the service?"),
+    ("garbage", StockmlError, "does not answer (no HTTP at all"),
+])
+def test_strangers_answers_are_told_in_one_line(stranger, bars, name, kind, expected):
+    with pytest.raises(kind) as e:
+        ask(f"{stranger}/{name}", bars)
+    assert type(e.value) is kind
+    assert str(e.value).startswith(f"{stranger}/{name} {expected}")
+    assert "\n" not in str(e.value)
+
+
+def test_service_ends_with_the_block(bundle_folder, bars):
+    with service(bundle_folder) as address:
+        ask(address, bars)
+    with pytest.raises(StockmlError, match=r"does not answer \(.*refused\): is the service up\?"):
+        ask(address, bars)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "damaged"])
+def test_bundle_that_cannot_be_served_is_told_at_once(bundle_folder, tmp_path, spoil):
+    folder = tmp_path / "model"
+    if spoil == "damaged":
+        shutil.copytree(bundle_folder, folder)
+        (folder / "residuals.npz").write_bytes(b"x")
+    begun = time.monotonic()
+    with pytest.raises(StockmlError) as e, service(folder):
+        pass
+    assert time.monotonic() - begun < 45
+    assert str(e.value).startswith(f"the service did not start: {folder}/")
+    assert "\n" not in str(e.value)
