@@ -18,6 +18,7 @@ from stockml.prices import (
     last_dates,
     read_bars,
     read_csv,
+    read_panel,
     session_after,
     sessions,
     stale,
@@ -339,6 +340,33 @@ class TestCsv:
         bars = history(closes).sort_values(BAR_KEY, ignore_index=True)
         bars.to_csv(path, index=False)
         pd.testing.assert_frame_equal(read_csv(path, AS_OF), bars)
+
+
+class TestPanel:
+    def test_parquet_and_csv_give_the_same_bars(self, tmp_path, panel):
+        panel.to_parquet(tmp_path / "panel.parquet")
+        panel.to_csv(tmp_path / "panel.csv", index=False)
+        pd.testing.assert_frame_equal(read_panel(tmp_path / "panel.parquet"), panel)
+        pd.testing.assert_frame_equal(read_panel(tmp_path / "panel.csv"), panel)
+
+    @pytest.mark.parametrize(("damage", "expected"), [
+        (lambda bars: bars.drop(columns="close"), ": no column close; it has ticker, date"),
+        (lambda bars: bars.drop(columns="ticker"), ": no column ticker; add one"),
+        (lambda bars: bars.assign(adj_close=-bars["adj_close"]), ", row 0: adj_close: -"),
+        (lambda bars: bars[:1], ": 1 rows of prices; a return needs at least two"),
+    ])
+    def test_bad_panel_is_named(self, tmp_path, panel, damage, expected):
+        damage(panel).to_parquet(tmp_path / "panel.parquet")
+        with pytest.raises(BadInput) as e:
+            read_panel(tmp_path / "panel.parquet")
+        assert str(e.value).startswith(f"{tmp_path}/panel.parquet{expected}")
+
+    def test_missing_and_damaged_files(self, tmp_path):
+        with pytest.raises(BadInput, match=r"none\.parquet: not found"):
+            read_panel(tmp_path / "none.parquet")
+        (tmp_path / "panel.parquet").write_bytes(b"PAR1")
+        with pytest.raises(BadInput, match=r"panel\.parquet: not a readable Parquet file"):
+            read_panel(tmp_path / "panel.parquet")
 
 
 def test_store_of_one_upsert_equals_that_of_many(tmp_path, panel):
