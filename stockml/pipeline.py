@@ -6,7 +6,6 @@
 __all__ = ['CHATTER', 'Stage', 'read_stage', 'stage_names', 'run_stage', 'PipelineRun', 'run_pipeline', 'repro', 'Log']
 
 # %% ../nbs/22_pipeline.ipynb #a0c0a090
-import json
 import os
 import re
 import signal
@@ -22,7 +21,7 @@ import yaml
 
 from . import tracking
 from .config import BadInput, StockmlError, load_params, project_root
-from .files import lock, sha256
+from .files import lock, read_json, sha256
 from .runner import checked, run_notebook, to_html
 
 # %% ../nbs/22_pipeline.ipynb #56f0d93b
@@ -40,7 +39,7 @@ def read_stage(
     name: str, # e.g. "features"
 ) -> Stage:
     "Look a stage up in dvc.yaml. `BadInput` for one that is not there."
-    stages = yaml.safe_load((project_root() / "dvc.yaml").read_text())["stages"]
+    stages = _stages()
     if name not in stages:
         raise BadInput(f"no stage {name!r}: dvc.yaml has {', '.join(stages)}")
 
@@ -55,7 +54,18 @@ def read_stage(
 
 def stage_names() -> list[str]:
     "All stages, in the order of dvc.yaml."
-    return list(yaml.safe_load((project_root() / "dvc.yaml").read_text())["stages"])
+    return list(_stages())
+
+
+def _stages() -> dict[str, dict]:
+    "The stages of dvc.yaml. `BadInput` if there are none."
+    path = project_root() / "dvc.yaml"
+    try:
+        return dict(yaml.safe_load(path.read_text())["stages"])
+    except FileNotFoundError:
+        raise BadInput(f"{path}: not found; the pipeline runs in a full checkout of stockml") from None
+    except (yaml.YAMLError, TypeError, ValueError, KeyError) as e:
+        raise BadInput(f"{path}: no stages in it ({' '.join(str(e).split())})") from None
 
 # %% ../nbs/22_pipeline.ipynb #470358be
 def run_stage(
@@ -72,24 +82,24 @@ def run_stage(
     executed, begun = root / "runs" / f"{name}.ipynb", time.monotonic()
     try:
         run_notebook(root / stage.notebook, executed, parameters, cwd=root, timeout_s=timeout_s)
+        to_html(executed, executed.with_suffix(".html"))
+        metrics = {k: v for path in stage.metrics for k, v in read_json(root / path).items()}
+        _record(client, run, stage, parameters, metrics | {"seconds": time.monotonic() - begun}, executed)
     except BaseException:
         if alone:
             tracking.end_run(run, ok=False)
         raise
-    to_html(executed, executed.with_suffix(".html"))
-    metrics = {k: v for path in stage.metrics for k, v in json.loads((root / path).read_text()).items()}
-    _record(client, run, stage, metrics | {"seconds": time.monotonic() - begun}, executed)
     if alone:
         tracking.end_run(run, ok=True)
     return run
 
 
-def _record(client: Any, run: str, stage: Stage, metrics: dict, executed: Path) -> None:
-    "Tell MLflow what a stage read and left."
-    root, params = project_root(), load_params()
+def _record(client: Any, run: str, stage: Stage, given: dict, metrics: dict, executed: Path) -> None:
+    "Tell MLflow what a stage read, what its notebook was given, and what it left."
+    root, params = project_root(), load_params(changes=given.get("changes", {}))
     store = root / "data/bars.parquet"
     tags = {"stockml.as_of": str(params.data.as_of)} | ({"stockml.data": sha256(store)} if store.exists() else {})
-    sections = {s: getattr(params, s).model_dump(mode="json") for s in stage.sections}
+    sections = {s: getattr(params, s).model_dump(mode="json") for s in stage.sections} | {"given": {stage.name: given}}
     files = [executed, *(root / p for p in (*stage.metrics, *stage.plots, *stage.reports))]
     tracking.log_stage(client, run, stage.name, sections, metrics, files, tags)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from projects import gone
 
 from stockml.config import BadInput, StockmlError
 from stockml.runner import checked, declared, run_notebook, to_html
@@ -31,14 +32,6 @@ def write(tmp_path):
         return path
 
     return write_
-
-
-def alive(pid: int) -> bool:
-    "Is a process there, and not just waiting to be buried?"
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
 
 
 def complaint(kind, *args, **kwargs) -> str:
@@ -141,7 +134,7 @@ def test_time_limit_ends_the_kernel(write, tmp_path):
     message = complaint(BadInput, notebook, tmp_path / "out.ipynb", cwd=tmp_path, timeout_s=6, show=False)
     assert message == "sample.ipynb: not done after 6 s: give it more time, or less to do"
     assert time.monotonic() - begun < 30
-    assert not alive(int((tmp_path / "pid").read_text()))
+    assert gone(int((tmp_path / "pid").read_text()))
     assert not (tmp_path / "out.ipynb").exists()
 
 

@@ -1,0 +1,241 @@
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from mlflow import MlflowClient
+from nbformat.v4 import new_code_cell, new_notebook
+from projects import alive, gone
+
+from stockml import tracking
+from stockml.config import BadInput, StockmlError
+from stockml.pipeline import Log, read_stage, run_pipeline, run_stage, stage_names
+
+COMMAND = Path(sys.executable).parent / "stockml"
+FIRST = """import json, os, time
+from pathlib import Path
+from stockml.config import BadInput, load_params
+Path("data").mkdir(exist_ok=True)
+Path("data/pid.txt").write_text(str(os.getpid()))
+if sleep: time.sleep(sleep)
+budget = load_params(changes=changes).bot.risk_budget
+if budget > .5: raise BadInput(f"bot.risk_budget: {budget} is too much")
+if budget == .5: raise RuntimeError("no luck")
+Path("data/first.txt").write_text(os.environ["MLFLOW_RUN_ID"])
+Path("first.json").write_text(json.dumps({"budget": budget}))
+print("the first is done")"""
+STAGES = {
+    "first": {"cmd": "stockml stage first", "deps": ["pipelines/first.ipynb"], "params": ["bot"], "metrics": ["first.json"],
+              "outs": [{"data/first.txt": {"cache": False}}]},
+    "second": {"cmd": "stockml stage second", "deps": ["pipelines/second.ipynb", "data/first.txt"], "outs": ["data/second.html"]},
+}
+
+
+def write_notebook(path: Path, parameters: str, code: str) -> None:
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(code)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture(scope="module")
+def _tiny(tmp_path_factory, root):
+    folder = tmp_path_factory.mktemp("tiny")
+    shutil.copy(root / "params.yaml", folder)
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    (folder / "pipelines").mkdir()
+    write_notebook(folder / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 0", FIRST)
+    write_notebook(folder / "pipelines/second.ipynb", "free: int = 1", "open('data/second.html', 'w').write('<p>second</p>')")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=folder, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        tracking.connect()
+    return folder
+
+
+@pytest.fixture
+def tiny(_tiny, monkeypatch):
+    "A project of two small stages, with a store of its own."
+    monkeypatch.setenv("STOCKML_ROOT", str(_tiny))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{_tiny}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "none yet")  # run_stage sets it; it shall not outlive the test
+    monkeypatch.delenv(tracking.TOKEN, raising=False)
+    return _tiny
+
+
+def runs() -> list:
+    "All runs of the store, newest first."
+    client = MlflowClient(tracking.tracking_uri())
+    return list(client.search_runs([client.get_experiment_by_name("stockml").experiment_id]))
+
+
+def set_budget(folder: Path, value: float) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["bot"]["risk_budget"] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def wait_for(path: Path, seconds: float = 90) -> str:
+    "What a file says, once it says something."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and (text := path.read_text()):
+            return text
+        time.sleep(.05)
+    raise AssertionError(f"{path} never came")
+
+
+def test_stages_are_read_from_dvc_yaml():
+    assert stage_names() == ["ingest", "features", "search", "train", "evaluate", "backtest", "drift", "promote"]
+    evaluate, drift = read_stage("evaluate"), read_stage("drift")
+    assert (evaluate.notebook, evaluate.sections) == (Path("pipelines/evaluate.ipynb"), ["calibrate", "split", "targets"])
+    assert (evaluate.metrics, evaluate.plots) == ([Path("metrics/evaluate.json")], [Path("reports/reliability.png")])
+    assert (drift.reports, evaluate.reports) == ([Path("reports/drift.html")], [])
+    with pytest.raises(BadInput, match=r"^no stage 'evalute': dvc\.yaml has ingest, features"):
+        read_stage("evalute")
+
+
+@pytest.mark.parametrize("content", [None, "", "stages", "a: [", "stages: 3", "{}"])
+def test_pipeline_without_stages_is_named(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("STOCKML_ROOT", str(tmp_path))
+    if content is not None:
+        (tmp_path / "dvc.yaml").write_text(content)
+    with pytest.raises(BadInput, match=r"dvc\.yaml: (not found|no stages)") as e:
+        read_stage("ingest")
+    assert "\n" not in str(e.value)
+
+
+def test_a_stage_is_recorded(tiny):
+    run = run_stage("first", {"changes": '{"bot.risk_budget": "0.25"}'})
+    made = runs()[0]
+    assert (made.info.run_id, made.info.status) == (run, "FINISHED")
+    assert (tiny / "data/first.txt").read_text() == run  # the notebook knew its run
+    assert made.data.metrics["first.budget"] == .25
+    assert made.data.metrics["first.seconds"] > 0
+    assert made.data.params["bot.risk_budget"] == "0.25"  # what counted, not what stands in params.yaml
+    assert made.data.params["given.first.changes.bot.risk_budget"] == "0.25"
+    assert "model.seed" not in made.data.params
+    assert made.data.tags["stockml.as_of"] == "2026-08-05"
+    files = {a.path for a in MlflowClient(tracking.tracking_uri()).list_artifacts(run, "first")}
+    assert files == {"first/first.ipynb", "first/first.json"}
+    assert "the first is done" in (tiny / "runs/first.html").read_text()
+
+
+@pytest.mark.parametrize(("budget", "kind", "expected"), [
+    (.75, BadInput, "bot.risk_budget: 0.75 is too much"), (.5, StockmlError, "first.ipynb, cell 2 "),
+])
+def test_a_failed_stage_is_recorded_as_failed(tiny, budget, kind, expected):
+    before = len(runs())
+    with pytest.raises(kind) as e:
+        run_stage("first", {"changes": {"bot.risk_budget": str(budget)}})
+    assert type(e.value) is kind
+    assert str(e.value).startswith(expected)
+    assert (len(runs()), runs()[0].info.status) == (before + 1, "FAILED")
+
+
+def test_a_stage_that_leaves_no_metrics_has_failed(tiny, tmp_path, monkeypatch):
+    shutil.copytree(tiny, tmp_path / "copy", ignore=shutil.ignore_patterns("*.json", "mlflow*", "tmp"))
+    write_notebook(tmp_path / "copy/pipelines/first.ipynb", "free: int = 1", "1")
+    monkeypatch.setenv("STOCKML_ROOT", str(tmp_path / "copy"))
+    with pytest.raises(BadInput, match=r"first\.json: not found"):
+        run_stage("first")
+    assert runs()[0].info.status == "FAILED"
+
+
+@pytest.mark.parametrize("given", [{"chnges": {}}, {"sleep": "long"}])
+def test_wrong_parameter_is_refused_before_a_run_is_made(tiny, given):
+    before = len(runs())
+    with pytest.raises(BadInput, match=r"^first\.ipynb: "):
+        run_stage("first", given)
+    assert len(runs()) == before
+
+
+def test_terminated_stage_ends_its_kernel(tiny):
+    (tiny / "data/pid.txt").unlink(missing_ok=True)
+    with subprocess.Popen([COMMAND, "stage", "first", "-p", "sleep=300"], cwd=tiny, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True) as stage:
+        kernel = int(wait_for(tiny / "data/pid.txt"))
+        assert alive(kernel)
+        stage.terminate()
+        said, _ = stage.communicate(timeout=60)
+    assert stage.returncode == 143, said
+    assert gone(kernel)
+    assert "Traceback" not in said
+    assert runs()[0].info.status == "FAILED"
+
+
+def test_pipeline_runs_what_must_be_run(tiny):
+    set_budget(tiny, .02)
+    said = []
+    done = run_pipeline(say=said.append)
+    assert done.ran == ["first", "second"]
+    assert said[:2] == ["── first", "the first is done"]
+    made = runs()[0]
+    assert (made.info.run_id, made.info.status) == (done.run_id, "FINISHED")
+    assert set(made.data.metrics) == {"first.budget", "first.seconds", "second.seconds"}
+    assert (tiny / "data/first.txt").read_text() == done.run_id
+    files = {a.path for a in MlflowClient(tracking.tracking_uri()).list_artifacts(done.run_id, "second")}
+    assert files == {"second/second.ipynb", "second/second.html"}
+
+    before = len(runs())
+    again = run_pipeline(say=said.append)
+    assert (again.ran, again.run_id, len(runs())) == ([], None, before)  # no empty run is recorded
+
+    set_budget(tiny, .75)
+    with pytest.raises(BadInput, match=r"^bot\.risk_budget: 0\.75 is too much$"):
+        run_pipeline(say=said.append)
+    assert (runs()[0].info.status, runs()[0].data.tags["mlflow.source.name"]) == ("FAILED", "stockml run")
+    set_budget(tiny, .02)
+
+
+def test_slip_in_params_is_told_before_anything_starts(tiny):
+    before = len(runs())
+    set_budget(tiny, 2.)
+    try:
+        with pytest.raises(BadInput, match=r"params\.yaml: bot\.risk_budget"):
+            run_pipeline()
+    finally:
+        set_budget(tiny, .02)
+    assert len(runs()) == before
+
+
+def test_second_run_is_refused_and_a_terminated_one_takes_its_stages_along(tiny):
+    (tiny / "data/pid.txt").unlink(missing_ok=True)
+    write_notebook(tiny / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 300", FIRST)
+    with subprocess.Popen([COMMAND, "run"], cwd=tiny, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as one:
+        kernel = int(wait_for(tiny / "data/pid.txt"))
+        two = subprocess.run([COMMAND, "run"], cwd=tiny, capture_output=True, text=True, timeout=60, check=False)
+        assert (two.returncode, two.stdout) == (2, "")
+        assert two.stderr == f"stockml: another run of the pipeline is under way (it holds {tiny}/runs/.lock): wait until it ends\n"
+        assert alive(kernel)
+        one.send_signal(signal.SIGTERM)
+        said, _ = one.communicate(timeout=60)
+    assert one.returncode == 143, said
+    assert gone(kernel)
+    assert "Traceback" not in said
+    assert runs()[0].info.status == "FAILED"
+
+
+@pytest.mark.parametrize(("lines", "kind", "message"), [
+    (["stockml: prices.csv: not found", "ERROR: failed to reproduce 'a': failed to run: x, exited with 2"], BadInput,
+     "prices.csv: not found"),
+    (["stockml: cell 3: boom", "ERROR: failed to reproduce 'a': failed to run: x, exited with 1"], StockmlError, "cell 3: boom"),
+    (["ERROR: Unable to acquire lock", "ERROR: more"], StockmlError, "Unable to acquire lock"),
+])
+def test_errors_in_what_dvc_prints(lines, kind, message):
+    log = Log()
+    assert [log.take(line) for line in lines] == [None] * len(lines)
+    assert (type(log.error), str(log.error)) == (kind, message)
+
+
+def test_progress_in_what_dvc_prints():
+    log = Log()
+    lines = ["Verifying data sources in stage: 'x'", "Running stage 'ingest':", "> stockml stage ingest", "AAPL: 3 new  \n", "",
+             "Updating lock file 'dvc.lock'", "To track the changes with git, run:", "\tgit add dvc.lock", "Use `dvc push` to send",
+             "Stage 'features' didn't change, skipping"]
+    assert [shown for line in lines if (shown := log.take(line))] == ["── ingest", "AAPL: 3 new"]
+    assert (log.ran, log.error) == (["ingest"], None)
