@@ -370,7 +370,7 @@ class TestPanel:
 
 
 def test_store_of_one_upsert_equals_that_of_many(tmp_path, panel):
-    parts = [group for _, group in panel.groupby(["ticker", panel["date"].dt.year])]
+    parts = [group for _, group in panel.groupby(panel["date"].dt.year)]
     counts = [upsert(tmp_path / "parts", part) for part in parts]
     assert reduce(np.add, counts).tolist() == [len(panel), 0, 0]
     upsert(tmp_path / "whole", panel)

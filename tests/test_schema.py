@@ -65,7 +65,7 @@ def test_text_reads_like_numbers(rows):
     pd.testing.assert_frame_equal(coerce_bars(text), coerce_bars(raw))
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.lists(GOOD | BAD, min_size=1, max_size=12))
 def test_no_row_vanishes(rows):
     "Whatever comes: each row is a bar, or rejected with a reason, or says exactly what an earlier row says."

@@ -88,8 +88,8 @@ class TestBadDays:
 
     def test_endless_answers_end_with_the_time_limit(self, open_site, scrape):
         site = open_site("slow=4")
-        message = scrape.error(site, timeout_s=3)
-        assert message == "exchange: not done after 3 s; what has come is stored, so run it again to go on"
+        message = scrape.error(site, timeout_s=2)
+        assert message == "exchange: not done after 2 s; what has come is stored, so run it again to go on"
 
 
 class TestQuarantine:
