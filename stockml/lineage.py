@@ -36,10 +36,10 @@ def now() -> str: # e.g. "2026-08-05T20:15:00+00:00"
 
 # %% ../nbs/14_lineage.ipynb #d833f4a2
 def code_version() -> dict[str, str | bool | None]: # commit (40 hex digits), dirty; both None without git
-    "The commit that is checked out, and whether tracked files differ from it."
+    "The commit that is checked out, and whether the tree differs from it; what runs produce does not count."
     if (commit := _git("rev-parse", "HEAD")) is None:
         return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", ".", ":!dvc.lock"))}
 
 # %% ../nbs/14_lineage.ipynb #dacb9fdb
 def provenance(

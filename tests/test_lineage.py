@@ -49,12 +49,16 @@ def test_now_is_utc_to_the_second():
 def test_changed_file_makes_the_tree_dirty(repository, tmp_path):
     head = repository("rev-parse", "HEAD")
     assert code_version() == {"commit": head, "dirty": False}
-    (tmp_path / "notes.txt").write_text("not tracked")
-    assert code_version() == {"commit": head, "dirty": False}
     (tmp_path / "params.yaml").write_text("seed: 18\n")
     assert code_version() == {"commit": head, "dirty": True}
+    (tmp_path / "dvc.lock").write_text("what a run leaves")
     repository("commit", "-qam", "second")
     assert code_version() == {"commit": repository("rev-parse", "HEAD"), "dirty": False}
+
+
+def test_new_module_makes_the_tree_dirty(repository, tmp_path):
+    (tmp_path / "module.py").write_text("x = 1\n")
+    assert code_version()["dirty"] is True
 
 
 def test_outside_a_repository_nothing_is_claimed(monkeypatch, tmp_path):
