@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'AsJson', 'Changes', 'ENOUGH', 'main', 'show', 'note', 'read_day', 'read_horizons', 'read_changes', 'run',
            'finish', 'links', 'where_to_look', 'stage', 'ingest', 'forecast', 'champion', 'history_of', 'evaluate',
-           'panel_for', 'warm_up', 'best_trees', 'score', 'read_forecasts', 'print_scores', 'backtest', 'promote',
-           'history', 'serve', 'request', 'version']
+           'walked', 'panel_for', 'warm_up', 'best_trees', 'score', 'read_forecasts', 'print_scores', 'backtest',
+           'promote', 'history', 'serve', 'request', 'version']
 
 # %% ../nbs/25_cli.ipynb #15752476
 import json
@@ -49,7 +49,7 @@ def main() -> None: # ends the process
         print(f"stockml: {' '.join(e.format_message().split())} (see --help)", file=sys.stderr)
         sys.exit(2)
 
-
+# %% ../nbs/25_cli.ipynb #e571425a
 def show(
     value: Any, # see `stockml.files.plain`
     text: str, # the same for people
@@ -114,7 +114,7 @@ def run(
 
     show({**facts, "ran": done.ran, "run_id": done.run_id, "seconds": done.seconds}, summary_text(facts) + where_to_look(root), as_json)
 
-
+# %% ../nbs/25_cli.ipynb #8d7fbca1
 def finish(
     root: Path, # of the project
     params: Any, # Params
@@ -167,7 +167,7 @@ def stage(
 
     run_stage(name, read_changes(parameter, "-p"), timeout)
 
-
+# %% ../nbs/25_cli.ipynb #d5423a3c
 @app.command()
 def ingest(
     source: Annotated[str | None, typer.Option(help="exchange, yahoo, stooq or csv.")] = None,
@@ -213,7 +213,7 @@ def forecast(
     answer = {**forecast_(bundle, bars, read_horizons(horizons))[0], "model": {"name": "xgboost", "version": bundle.version}}
     show(answer, forecast_text(answer), as_json)
 
-
+# %% ../nbs/25_cli.ipynb #ddc4be4f
 def champion(
     folder: Path, # of a bundle
 ) -> Any: # stockml.bundle.Bundle
@@ -224,7 +224,7 @@ def champion(
         raise BadInput(f"{folder}: no model there; stockml run makes one")
     return load_bundle(folder)
 
-
+# %% ../nbs/25_cli.ipynb #d7ccd05c
 def history_of(
     ticker: str,
     csv: Path | None, # None = the price store
@@ -260,20 +260,12 @@ def evaluate(
 
     Example: stockml evaluate prices.parquet --out forecasts.parquet --test-from 2015-01-01
     """
-    import pandas as pd
-
-    from stockml.evaluate import evaluate_bars
     from stockml.files import atomic
 
     first, last = read_day(test_from, "--test-from"), read_day(test_to, "--test-to")
     panel, begin, end = panel_for(bars, first, last)
-    usual = load_params(changes=read_changes(changes))
-    if first <= usual.search.valid_to:
-        note(f"note: the trees were chosen on years up to {usual.search.valid_to}; scores before that flatter the model")
-    window = {"split.forecast_from": str(begin), "split.test_from": str(max(first, usual.split.test_from))}
-    params = load_params(changes={**read_changes(changes), **window})
-    made = evaluate_bars(panel, params, best_trees(), say=lambda name: note(f"walking {name} forward"))
-    made = made[made["origin"].between(pd.Timestamp(first), pd.Timestamp(end))].reset_index(drop=True)
+    made = walked(panel, begin, first, read_changes(changes))
+    made = made[made["origin"].dt.date.between(first, end)].reset_index(drop=True)
     if made.empty:
         raise BadInput(f"{bars}: no forecast from {first} to {end}: the histories are too short before that")
     with atomic(out) as tmp:
@@ -284,7 +276,24 @@ def evaluate(
     else:
         show([], "no scores: not one outcome is known yet", as_json)
 
+# %% ../nbs/25_cli.ipynb #1a40ab04
+def walked(
+    panel: Any, # pd.DataFrame, bars
+    begin: date, # first origin to be forecast
+    first: date, # first one to be scored
+    changes: dict[str, str], # of params.yaml
+) -> Any: # pd.DataFrame, columns of `schema.FORECASTS`
+    "Forecasts of every model, with what params.yaml says otherwise."
+    from stockml.evaluate import evaluate_bars
 
+    usual = load_params(changes=changes)
+    if first <= usual.search.valid_to:
+        note(f"note: the trees were chosen on years up to {usual.search.valid_to}; scores before that flatter the model")
+    window = {"split.forecast_from": str(begin), "split.test_from": str(max(first, usual.split.test_from))}
+    params = load_params(changes={**changes, **window})
+    return evaluate_bars(panel, params, best_trees(), say=lambda name: note(f"walking {name} forward"))
+
+# %% ../nbs/25_cli.ipynb #ad3c662a
 def panel_for(
     path: Path, # of bars
     first: date, # origin to be scored
@@ -301,7 +310,7 @@ def panel_for(
         raise BadInput(f"--test-from: {first} is after {end}, the last origin that there is")
     return panel, warm_up(panel, first), end
 
-
+# %% ../nbs/25_cli.ipynb #9fa88b5b
 def warm_up(
     panel: Any, # pd.DataFrame, bars
     first: date, # first origin to be scored
@@ -342,7 +351,7 @@ def score(
     first = read_day(test_from, "--test-from") or load_params().split.test_from
     print_scores(check_forecasts(made, str(forecasts)), first, as_json)
 
-
+# %% ../nbs/25_cli.ipynb #44cacb17
 def read_forecasts(
     path: Path,
     filters: list | None = None, # as of `pandas.read_parquet`
@@ -362,7 +371,7 @@ def read_forecasts(
         raise BadInput(f"{path}: no column {', '.join(missing)}: these are no forecasts")
     return made
 
-
+# %% ../nbs/25_cli.ipynb #0107d79f
 def print_scores(
     made: Any, # pd.DataFrame, columns of `schema.FORECASTS`
     test_from: date | None,
@@ -423,7 +432,7 @@ def promote(as_json: AsJson = False) -> None:
                         models / "promotions.jsonl")
     show(decision._asdict(), "promoted" if decision.promoted else "refused: " + "; ".join(decision.reasons), as_json)
 
-
+# %% ../nbs/25_cli.ipynb #666dbe0e
 @app.command()
 def history(
     limit: Annotated[int, typer.Option(min=1, help="Runs at most.")] = 20,
@@ -441,7 +450,7 @@ def history(
     text = (table.to_string(index=False, na_rep="–") if len(table) else "no runs yet") + "\n\n" + "\n".join(lines)
     show({"runs": table.to_dict("records"), "decisions": gate}, text, as_json)
 
-
+# %% ../nbs/25_cli.ipynb #5dc3d566
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address.")] = "127.0.0.1",
@@ -466,7 +475,7 @@ def serve(
     os.environ.update(HOST=host, PORT=str(port), WEB_CONCURRENCY=str(workers))
     os.execv(sys.executable, command()) # noqa: S606 (it takes this process's place, so that signals reach it)
 
-
+# %% ../nbs/25_cli.ipynb #87599117
 @app.command()
 def request(
     ticker: Annotated[str, typer.Argument(help="A stock of the price store.")],

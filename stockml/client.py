@@ -49,7 +49,7 @@ def ask(
     except ValueError:
         raise StockmlError(f"{url} answered, but not with JSON: is this the service?") from None
 
-
+# %% ../nbs/23_client.ipynb #60893d36
 def request_body(
     bars: pd.DataFrame, # of one ticker
     horizons: tuple[int, ...] | None = None, # sessions; None = all
@@ -101,7 +101,7 @@ def command() -> list[str]:
     "How the service is started, from the project's root."
     return [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", "serve.app:create_app()"]
 
-
+# %% ../nbs/23_client.ipynb #c88b57a1
 def _await(process: subprocess.Popen, url: str, log: Any, timeout_s: float) -> None:
     "Return once the service is up."
     end = time.monotonic() + timeout_s

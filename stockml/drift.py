@@ -40,7 +40,7 @@ class Windows(NamedTuple):
     current: pd.DataFrame
     missing: list[str]
 
-
+# %% ../nbs/19_drift.ipynb #e0afd0dd
 def windows(
     inputs: pd.DataFrame, # ticker, date, then features
     settings: Drift, # sessions of both windows

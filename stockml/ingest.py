@@ -234,7 +234,7 @@ def clear(
             left.unlink(missing_ok=True)
     return remove(store, lambda b: b["date"] > pd.Timestamp(as_of)) if as_of and store.exists() else 0
 
-
+# %% ../nbs/17_ingest.ipynb #a52b0537
 def scrape(
     store: Path, # absolute
     source: str,

@@ -51,7 +51,7 @@ def read_stage(
     return Stage(name, Path("pipelines") / f"{name}.ipynb", sections, paths("metrics"), paths("plots"),
                  [p for p in paths("outs") if p.suffix == ".html"])
 
-
+# %% ../nbs/22_pipeline.ipynb #c4349cff
 def stage_names() -> list[str]:
     "All stages, in the order of dvc.yaml."
     return list(_stages())
@@ -93,7 +93,7 @@ def run_stage(
         tracking.end_run(run, ok=True)
     return run
 
-
+# %% ../nbs/22_pipeline.ipynb #df1391fe
 def _record(client: Any, run: str, stage: Stage, given: dict, metrics: dict, executed: Path) -> None:
     "Tell MLflow what a stage read, what its notebook was given, and what it left."
     root, params = project_root(), load_params(changes=given.get("changes", {}))
@@ -110,14 +110,15 @@ class PipelineRun(NamedTuple):
     run_id: str | None # MLflow; None if none had
     seconds: float
 
-
+# %% ../nbs/22_pipeline.ipynb #e6c2859c
 def run_pipeline(
     force: bool = False, # run all stages, changed or not
     say: Callable[[str], None] = print, # gets what the stages print, line by line
 ) -> PipelineRun:
     "Bring everything up to date with DVC. `BadInput` if another run is under way; else the stage's own error, in one line."
     root, begun, seen, ok = project_root(), time.monotonic(), Log(), False
-    load_params() # a slip in params.yaml is told before anything starts
+    load_params() # a slip in params.yaml or dvc.yaml is told before anything starts
+    _stages()
     token = uuid.uuid4().hex
     with lock(root / "runs/.lock", what="run of the pipeline"):
         try:
@@ -131,7 +132,7 @@ def run_pipeline(
         raise seen.error
     return PipelineRun(seen.ran, run, round(time.monotonic() - begun, 1))
 
-
+# %% ../nbs/22_pipeline.ipynb #a11a1a49
 def _close(token: str, ok: bool) -> str | None:
     "End the MLflow run of a pipeline run, if a stage came as far as to make it."
     if run := tracking.current_run(token):
@@ -155,7 +156,7 @@ def repro(
             if dvc.poll() is None: # we are told to end: so are DVC, its shell, the stage and the stage's kernel
                 os.killpg(dvc.pid, signal.SIGTERM)
 
-
+# %% ../nbs/22_pipeline.ipynb #8f7947e6
 class Log:
     "Reads along: which stages ran, and what went wrong. DVC tells both only in what it prints."
 

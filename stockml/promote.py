@@ -67,7 +67,7 @@ def promote(
         _append(log, entry)
     return decision
 
-
+# %% ../nbs/20_promote.ipynb #7aee1592
 def _install(source: Path, target: Path, manifest: dict[str, Any]) -> None:
     "Copy a bundle beside its place, with another manifest, then move it there."
     target.parent.mkdir(parents=True, exist_ok=True)

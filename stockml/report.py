@@ -82,7 +82,7 @@ def skill_text(facts: dict[str, Any]) -> str:
                      f"{r['cover_95']:>9.1%} {r['n']:>10,}  {verdict}")
     return "\n".join([*lines, "  Skill is about how far the price will move. Which way it moves, no model here can tell."])
 
-
+# %% ../nbs/24_report.ipynb #259a46ee
 def money_text(facts: dict[str, Any]) -> str:
     "What the bots made of it."
     lines = [f"  {'strategy':<13} {'final EUR':>12} {'a year':>8} {'drawdown':>9} {'worst day':>11} {'':>7} "
@@ -147,7 +147,7 @@ table{{border-collapse:collapse}}td{{padding:.15em 1.2em .15em 0}}</style></head
 SECTIONS = (("Forecast", "forecast", "fan.png"), ("Skill", "skill", "reliability.png"), ("Backtest", "money", "equity.png"),
             ("State", "state", None))
 
-
+# %% ../nbs/24_report.ipynb #d8e8d999
 def write_index(
     folder: Path, # reports/
     facts: dict[str, Any], # from `gather`
@@ -174,7 +174,7 @@ def _picture(folder: Path, name: str | None) -> str:
     data = base64.b64encode((folder / name).read_bytes()).decode()
     return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
 
-
+# %% ../nbs/24_report.ipynb #a90765c3
 def _relative(path: Path, folder: Path) -> str:
     "A link from a page in `folder`."
     return path.name if path.parent == folder else f"../{path.relative_to(folder.parent)}"

@@ -43,7 +43,7 @@ def declared(
     found = papermill.inspect_notebook(str(notebook))
     return {name: TYPES.get(p["inferred_type_name"].partition("[")[0], object) for name, p in found.items()}
 
-
+# %% ../nbs/21_runner.ipynb #1df16eef
 def checked(
     notebook: Path,
     given: Mapping[str, Any], # values, or text for those that are no text
@@ -80,9 +80,8 @@ def run_notebook(
     "Run a notebook in a kernel of its own. `BadInput` as the notebook found it, `StockmlError` names the failing cell."
     parameters = checked(notebook, parameters)
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    with warnings.catch_warnings(), atomic(out) as tmp, _limits(timeout_s, notebook):
-        warnings.simplefilter("ignore") # of Papermill's own dependencies
-        import papermill
+    with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, _limits(timeout_s, notebook):
+        import papermill # its own dependencies warn
         from nbclient.exceptions import DeadKernelError
 
         target = tmp.with_suffix(".ipynb")
@@ -101,7 +100,7 @@ def run_notebook(
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return out
 
-
+# %% ../nbs/21_runner.ipynb #c059a1b2
 def _told(error: Any, notebook: Path, failed: Path) -> StockmlError:
     "A failed cell as one line; a bad input stays one."
     if error.ename == "BadInput":

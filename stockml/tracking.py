@@ -30,7 +30,7 @@ def tracking_uri() -> str:
     "Where runs are kept: `MLFLOW_TRACKING_URI`, or `mlflow.db` of this project."
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
 
-
+# %% ../nbs/16_tracking.ipynb #9088b72e
 def connect() -> Any: # mlflow.MlflowClient
     "A client of the place where runs are kept, with our experiment in it. `StockmlError` if it cannot be reached."
     warnings.filterwarnings("ignore", message="IProgress not found") # tqdm, in a kernel without widgets
@@ -52,7 +52,7 @@ def connect() -> Any: # mlflow.MlflowClient
     except (MlflowException, SQLAlchemyError, OSError) as e:
         raise StockmlError(f"MLflow at {uri} does not work: {' '.join(str(e).split())[:200]}") from e
 
-
+# %% ../nbs/16_tracking.ipynb #de14c8ab
 def _first_use(client: Any, path: Path | None) -> None:
     "Make the experiment; for SQLite also switch to write-ahead logging and say where artifacts go."
     if path is None:
@@ -82,7 +82,7 @@ def join_run(
     name = f"{'pipeline' if token else stage} {time.strftime('%Y-%m-%d %H:%M', time.gmtime())}"
     return client.create_run(experiment, tags=tags, run_name=name).info.run_id
 
-
+# %% ../nbs/16_tracking.ipynb #ae09870f
 def end_run(
     run_id: str,
     ok: bool, # did everything work?
@@ -112,7 +112,7 @@ def flat(
         out |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return out
 
-
+# %% ../nbs/16_tracking.ipynb #f2f5735b
 def log_stage(
     client: Any,
     run_id: str,
@@ -156,7 +156,7 @@ def log_trial(
                      [Param(k, str(v)) for k, v in params.items()])
     client.set_terminated(run)
 
-
+# %% ../nbs/16_tracking.ipynb #b82c8c19
 def register(
     run_id: str,
     folder: Path, # of a bundle
