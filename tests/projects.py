@@ -17,7 +17,7 @@ SMALL = {
     "targets": {"horizons": [1, 5, 21]},
     "split": {"forecast_from": "2000-01-01", "test_from": "2001-01-01"},
     "search": {"trials": 2, "train_to": "1998-12-31", "valid_to": "2000-12-31"},
-    "model": {"device": "cpu", "rows": 6000},
+    "model": {"device": "cpu", "rows": 6000, "threads": 1},
     "drift": {"reference_sessions": 1260},
     "gate": {"max_ratio": 1.1, "coverage_95": [0.85, 0.99]},
 }
