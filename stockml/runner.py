@@ -145,7 +145,8 @@ def to_html(
     "Write a notebook as an HTML page."
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True,
+                            require_js_url="data:,", mathjax_url="data:,") # a page that needs no network
     body, _ = exporter.from_filename(str(notebook))
     with atomic(page) as tmp:
         tmp.write_text(body)
