@@ -102,7 +102,7 @@ def sessions(
 ) -> pd.DatetimeIndex: # midnights, no time zone
     "NYSE sessions between two dates."
     start, end = pd.Timestamp(start), pd.Timestamp(end)
-    return _nyse(min(start.year, 1960), -(-end.year // 10) * 10).sessions_in_range(start, end).as_unit("ms").rename("date")
+    return _nyse(min(start.year, 1960), end.year // 10 * 10 + 10).sessions_in_range(start, end).as_unit("ms").rename("date")
 
 
 def session_after(
