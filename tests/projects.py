@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -56,6 +59,27 @@ def stockml(folder: Path, *args: str, timeout_s: float = 300) -> subprocess.Comp
     "Run the command there."
     return subprocess.run([BIN / "stockml", *args], cwd=folder, env=environment(folder), capture_output=True, text=True,
                           timeout=timeout_s, check=False)
+
+
+class Run(NamedTuple):
+    "A project, and what the command said there."
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+
+def run(folder: Path, *args: str) -> Run:
+    done = stockml(folder, *args)
+    return Run(folder, done.returncode, done.stdout, done.stderr)
+
+
+@cache
+def pair(base: Path) -> tuple[Run, Run]:
+    "The main job in two fresh clones: one to look at, one to compare it with. Once a session, side by side."
+    folders = [clone(base / "project"), clone(base / "twin")]
+    with ThreadPoolExecutor() as pool:
+        return tuple(pool.map(lambda folder: run(folder, "run"), folders))
 
 
 def alive(pid: int) -> bool:
