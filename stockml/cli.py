@@ -157,7 +157,7 @@ def where_to_look(root: Path) -> str:
 def stage(
     name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")],
     parameter: Annotated[list[str], typer.Option("-p", metavar="NAME=VALUE", help="A parameter of its notebook; may be repeated.")] = [], # noqa: B006
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 1800,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds.")] = 1800,
 ) -> None:
     """Run one stage's notebook with Papermill and record it in MLflow; this is what DVC calls.
 
@@ -208,9 +208,9 @@ def forecast(
 
     day, ticker, bundle = read_day(as_of, "--as-of"), ticker.upper(), champion(project_root() / "models/champion")
     bars = history_of(ticker, csv, day)
+    answer = {**forecast_(bundle, bars, read_horizons(horizons))[0], "model": {"name": "xgboost", "version": bundle.version}}
     if day and str(day) < bundle.manifest["as_of"]:
         note(f"note: the model was trained on prices up to {bundle.manifest['as_of']}; what it says of {day} is no test of it")
-    answer = {**forecast_(bundle, bars, read_horizons(horizons))[0], "model": {"name": "xgboost", "version": bundle.version}}
     show(answer, forecast_text(answer), as_json)
 
 # %% ../nbs/25_cli.ipynb #ddc4be4f

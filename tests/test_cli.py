@@ -1,0 +1,543 @@
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import date, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+import pandas as pd
+import pytest
+import yaml
+from projects import BIN, ROOT, environment, set_params
+
+from stockml import cli
+from stockml.bundle import forecast, load_bundle
+from stockml.config import BadInput
+from stockml.files import sha256, write_json
+from stockml.prices import write_bars
+from stockml.schema import FORECASTS
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def json(self):
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory, _panel, bundle_folder) -> Path:
+    "A project with prices, a champion, a challenger and scores. Its clock stands on the panel's last day."
+    folder = tmp_path_factory.mktemp("shop")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("pipelines", "serve"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    set_params(folder, {"data": {"as_of": "2003-12-31"}, "targets": {"horizons": [1, 21]}, "gate": {"horizons": [1, 21]},
+                        "split": {"forecast_from": "2000-01-01", "test_from": "2001-01-01"},
+                        "search": {"train_to": "1998-12-31", "valid_to": "1999-12-31"}, "model": {"threads": 1, "rows": 6000}})
+    write_bars(folder / "data/bars.parquet", _panel)
+    for name in ("champion", "challenger"):
+        shutil.copytree(bundle_folder, folder / "models" / name)
+    row = {"ratio": .99, "against": "har", "cover_95": .95}
+    write_json(folder / "metrics/evaluate.json", {"models": {"xgboost": {"1": row, "21": row}}, "skill": {"1": True, "21": False}})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(shop, monkeypatch):
+    "The project at hand, with a tracking store of its own."
+    monkeypatch.setenv("STOCKML_ROOT", str(shop))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shop}/mlflow.db")
+
+
+def call(*args) -> Answer:
+    "Run the command in this process."
+    argv, handler, out, err = sys.argv, signal.getsignal(signal.SIGTERM), StringIO(), StringIO()
+    sys.argv = ["stockml", *map(str, args)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as e:
+            cli.main()
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, handler)
+    return Answer(e.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def state(folder: Path) -> dict[str, str]:
+    "Every file and its hash; the lock files do not count."
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock"}
+
+
+# What a user may get wrong: the command, what it says, and what is wrong with the project or the file `bad.csv`.
+
+def params(old: str, new: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        text = yaml.safe_dump(yaml.safe_load((folder / "params.yaml").read_text()))
+        assert old in text
+        (folder / "params.yaml").write_text(text.replace(old, new))
+
+    return spoil
+
+
+def without(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return spoil
+
+
+def damaged(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"damaged")
+
+    return spoil
+
+
+def csv(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        bars = pd.read_parquet(folder / "data/bars.parquet", filters=[("ticker", "==", "KO")])[["date", "close"]].tail(200)
+        change(bars.astype({"close": object}).reset_index(drop=True)).to_csv(folder / "bad.csv", index=False)
+
+    return spoil
+
+
+def cell(line: int, column: str, value: object) -> Callable[[Path], None]:
+    "A CSV with one wrong value; the header is line 1."
+    def change(bars: pd.DataFrame) -> pd.DataFrame:
+        bars[column] = bars[column].astype(object)
+        bars.loc[line - 2, column] = value
+        return bars
+
+    return csv(change)
+
+
+FORECAST = ["forecast", "KO", "--csv", "bad.csv"]
+EVALUATE = ["evaluate", "data/bars.parquet", "--out", "out.parquet", "--test-from"]
+MISTAKES = {
+    "unknown ticker": (["forecast", "ZZZ"], r"unknown ticker ZZZ: .*/bars\.parquet has AAPL, BAC, GE, KO, PFE, XOM"),
+    "unknown horizon": (["forecast", "KO", "--horizons", "1,2"], r"horizons: \[2\] not known to this model; it forecasts \[1, 21\]"),
+    "horizons in words": (["forecast", "KO", "--horizons", "1,week"], r"--horizons: not whole numbers .*: '1,week'"),
+    "bad date": (["forecast", "KO", "--as-of", "29.9.2000"], r"--as-of: not a date \(YYYY-MM-DD\): '29\.9\.2000'"),
+    "long after its end": (["forecast", "KO", "--as-of", "2010-01-04"], r"KO: its history ended on 2003-12-31, .* --as-of 2003-12-31"),
+    "before its begin": (["forecast", "KO", "--as-of", "1990-01-02"], r"bars: none; at least \d+ sessions"),
+    "unknown key": (["forecast", "KO"], r"params\.yaml: model\.speed: Extra inputs", params("seed: 17", "seed: 17\n  speed: 3")),
+    "wrong type": (["forecast", "KO"], r"params\.yaml: model\.seed: .* got 'x'", params("seed: 17", "seed: x")),
+    "wrong type, main job": (["run"], r"params\.yaml: model\.seed: .* got 'x'", params("seed: 17", "seed: x")),
+    "no params": (["run"], r"/params\.yaml: not found", without("params.yaml")),
+    "no pipeline": (["run"], r"/dvc\.yaml: not found", without("dvc.yaml")),
+    "damaged bundle": (["forecast", "KO"], r"/champion/model\.ubj is damaged", damaged("models/champion/model.ubj")),
+    "damaged manifest": (["forecast", "KO"], r"/champion/manifest\.json: not readable", damaged("models/champion/manifest.json")),
+    "no champion": (["forecast", "KO"], r"/models/champion: no model there; stockml run makes one", without("models/champion")),
+    "no prices": (["forecast", "KO"], r"/bars\.parquet: no price store there; `stockml ingest` makes one", without("data")),
+    "damaged prices": (["forecast", "KO"], r"/bars\.parquet: not a readable price store", damaged("data/bars.parquet")),
+    "no csv": (FORECAST, r"bad\.csv: not found"),
+    "csv of another": ([*FORECAST[:1], "GE", *FORECAST[2:]], r"bad\.csv: no rows of GE", csv(lambda b: b.assign(ticker="KO"))),
+    "csv without closes": (FORECAST, r"bad\.csv: no column close", csv(lambda b: b[["date"]])),
+    "csv of one row": (FORECAST, r"bad\.csv: 1 rows of prices", csv(lambda b: b.head(1))),
+    "csv of few rows": (FORECAST, r"bars: KO has 50; at least \d+ sessions", csv(lambda b: b.head(50))),
+    "text in a price": (FORECAST, r"bad\.csv, line 7: close: not a finite number: 'n/a!'", cell(7, "close", "n/a!")),
+    "negative price": (FORECAST, r"bad\.csv, line 7: close: -1\.0 must be above zero", cell(7, "close", -1)),
+    "price of zero": (FORECAST, r"bad\.csv, line 7: close: 0\.0 must be above zero", cell(7, "close", 0)),
+    "date twice": (FORECAST, r"bad\.csv, line \d+: .*twice", csv(lambda b: pd.concat([b.head(100), b.tail(101)]))),
+    "dates in disorder": (FORECAST, r"bad\.csv, line \d+: dates of KO are not in order", csv(lambda b: pd.concat([b[50:], b[:50]]))),
+    "date to come": (FORECAST, r"bad\.csv, line 201: date: \d{4}-\d\d-\d\d is after \d{4}-\d\d-\d\d",
+                     cell(201, "date", str(date.today() + timedelta(9)))),
+    "panel to come": (["evaluate", "bad.csv", *EVALUATE[2:], "2003-06-01"], r"bad\.csv: prices of \d{4}.* remove what has not happened",
+                      lambda f: cell(201, "date", str(date.today() + timedelta(9)))(f) or with_ticker(f / "bad.csv")),
+    "no panel": (["evaluate", "none.csv", *EVALUATE[2:], "2003-01-01"], r"none\.csv: not found"),
+    "damaged panel": ([*EVALUATE, "2003-01-01"], r"bars\.parquet: not a readable Parquet file", damaged("data/bars.parquet")),
+    "test too early": ([*EVALUATE, "1997-01-01"], r"--test-from: 1997-01-01 leaves less than two years"),
+    "test too late": ([*EVALUATE, "2004-01-01"], r"--test-from: 2004-01-01 is after 2003-12-31"),
+    "test that ends first": ([*EVALUATE, "2003-01-01", "--test-to", "2002-01-01"], r"--test-from: 2003-01-01 is after 2002-01-01"),
+    "test on no date": ([*EVALUATE, "soon"], r"--test-from: not a date"),
+    "no forecasts": (["score", "none.parquet"], r"none\.parquet: not found"),
+    "bars are no forecasts": (["score", "data/bars.parquet"], r"data/bars\.parquet: no column model, origin, horizon, realized"),
+    "damaged forecasts": (["score", "bad.parquet"], r"bad\.parquet: not a readable Parquet file", damaged("bad.parquet")),
+    "nothing to trade on": (["backtest"], r"/reports/forecasts\.parquet: not found"),
+    "damaged to trade on": (["backtest"], r"/forecasts\.parquet: not a readable", damaged("reports/forecasts.parquet")),
+    "unknown stock to trade": (["backtest", "--ticker", "ZZZ"], r"unknown ticker ZZZ"),
+    "change of no key": (["backtest", "--set", "bot.risk=1"], r"params: no key 'bot\.risk'; did you mean bot\.risk_budget\?"),
+    "change without a value": (["backtest", "--set", "bot.risk_budget"], r"--set: not KEY=VALUE: 'bot\.risk_budget'"),
+    "change of type": (["backtest", "--set", "bot.risk_budget=much"], r"params: bot\.risk_budget: .*got 'much'"),
+    "unknown stage": (["stage", "trian"], r"no stage 'trian': dvc\.yaml has ingest, .*"),
+    "unknown parameter": (["stage", "drift", "-p", "window=3"], r"drift\.ipynb: no parameter window; it takes changes, "),
+    "parameter of another type": (["stage", "drift", "-p", "changes=3"], r"drift\.ipynb: changes: not a dict: 3"),
+    "parameter without a value": (["stage", "drift", "-p", "changes"], r"-p: not KEY=VALUE: 'changes'"),
+    "unknown source": (["ingest", "--source", "bloomberg"], r"source: 'bloomberg' is none; choose from exchange, yahoo, stooq, csv"),
+    "source without a file": (["ingest", "--source", "csv"], r"source csv: name the file"),
+    "source that is missing": (["ingest", "--csv", "none.csv"], r"none\.csv: not found"),
+    "nothing to judge by": (["promote"], r"/metrics/evaluate\.json: not found", without("metrics")),
+    "damaged challenger": (["promote"], r"/challenger/residuals\.npz is damaged", damaged("models/challenger/residuals.npz")),
+    "no such command": (["forcast"], r"No such command 'forcast'"),
+    "no such option": (["forecast", "KO", "--horizon", "1"], r"No such option: --horizon"),
+    "no ticker": (["forecast"], r"Missing argument 'ticker'"),
+    "too much": (["promote", "now"], r"Got unexpected extra argument"),
+    "no number": (["history", "--limit", "all"], r"Invalid value for '--limit'"),
+    "no runs": (["history", "--limit", "0"], r"Invalid value for '--limit'"),
+    "no port": (["serve", "--port", "70000"], r"Invalid value for '--port'"),
+    "nothing to serve": (["serve"], r"/models/champion: no model there", without("models/champion")),
+    "damaged to serve": (["serve"], r"/champion/reference\.parquet is damaged", damaged("models/champion/reference.parquet")),
+}
+
+
+def with_ticker(path: Path) -> None:
+    pd.read_csv(path).assign(ticker="KO").to_csv(path, index=False)
+
+
+WARM = """import json, os, sys, traceback
+from stockml import bundle, cli, evaluate, features, ingest, pipeline, prices, promote, report, schema, score
+def child(job):
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["env"])
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{job['cwd']}.{name}", os.O_WRONLY | os.O_CREAT), number)
+    sys.argv, code = ["stockml", *job["args"]], 1
+    try:
+        cli.main()
+    except SystemExit as e:
+        code = e.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(code)  # to take all modules apart would take a second
+for line in sys.stdin:
+    pid = os.fork() or child(json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def told(shop, tmp_path_factory) -> dict[str, tuple[Answer, bool]]:
+    "Every mistake made, in a process of its own (forked once all is imported): the answer, and whether the project is as it was."
+    places, answers = tmp_path_factory.mktemp("mistakes"), {}
+    with subprocess.Popen([sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as warm:
+        for number, (name, (args, _, *spoil)) in enumerate(MISTAKES.items()):
+            folder = Path(shutil.copytree(shop, places / str(number)))
+            for change in spoil:
+                change(folder)
+            before, env = state(folder), environment(folder) | {"STOCKML_ROOT": str(folder)}
+            warm.stdin.write(json.dumps({"args": args, "cwd": str(folder), "env": env}) + "\n")
+            warm.stdin.flush()
+            code = int(warm.stdout.readline())
+            said = (Path(f"{folder}.{stream}").read_text() for stream in ("out", "err"))
+            answers[name] = Answer(code, *said), state(folder) == before
+    return answers
+
+
+@pytest.mark.parametrize("name", ["unknown ticker", "no such option"])
+def test_program_says_the_same(told, shop, name):
+    done = subprocess.run([BIN / "stockml", *MISTAKES[name][0]], cwd=shop, env=environment(shop), capture_output=True, text=True,
+                          check=False)
+    answer = told[name][0]
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (answer.code, answer.out, 1)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_told_in_one_line_and_leaves_all_as_it_was(told, name):
+    (code, out, err), untouched = told[name]
+    assert (code, out) == (2, ""), err
+    assert re.fullmatch(r"stockml: [^\n]+\n", err)
+    assert re.search(MISTAKES[name][1], err)
+    assert untouched
+
+
+def test_port_in_use_is_told(shop):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = call("serve", "--port", port)
+    assert answer == (2, "", f"stockml: 127.0.0.1:{port} cannot be listened on (Address already in use): choose another --port or --host\n")
+
+
+def test_help_is_what_a_bare_command_gives():
+    assert call() == call("--help")
+    assert call().code == 0
+    assert "Commands:" in call().out
+
+
+@pytest.mark.parametrize("command", [c.name or c.callback.__name__ for c in cli.app.registered_commands])
+def test_every_command_helps_with_an_example(command):
+    answer = call(command, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert f"Example: stockml {command}" in " ".join(answer.out.split()) or command == "version"
+
+
+def test_commands_that_others_rely_on():
+    names = {c.name or c.callback.__name__ for c in cli.app.registered_commands}
+    assert {"run", "ingest", "forecast", "evaluate", "score", "backtest", "promote", "history", "serve", "stage"} <= names
+
+
+def test_forecast(shop, panel):
+    bundle = load_bundle(shop / "models/champion")
+    [own] = forecast(bundle, panel[panel["ticker"] == "KO"])
+    answer = call("forecast", "ko", "--json")
+    assert answer.json() == {**own, "model": {"name": "xgboost", "version": bundle.version}}
+    assert answer.err == ""
+    text = call("forecast", "KO")
+    assert text.out.startswith(f"KO from 2003-12-31, close {own['close']:.2f}\n")
+    assert [f["horizon"] for f in call("forecast", "KO", "--horizons", "21", "--json").json()["forecasts"]] == [21]
+
+
+def test_forecast_as_of_sees_nothing_later(panel, shop):
+    answer = call("forecast", "KO", "--as-of", "2002-07-06", "--json")
+    past = panel[(panel["ticker"] == "KO") & (panel["date"] <= "2002-07-06")]
+    [own] = forecast(load_bundle(shop / "models/champion"), past)
+    assert (answer.json()["origin"], answer.json()["forecasts"]) == ("2002-07-05", own["forecasts"])
+    assert answer.err.startswith("note: the model was trained on prices up to 2003-12-31")
+
+
+def test_forecast_of_ones_own_file(panel, tmp_path, shop):
+    bars = panel[panel["ticker"] == "KO"].tail(300)
+    bars[["date", "close"]].rename(columns=str.title).to_csv(tmp_path / "mine.csv", index=False)
+    made = call("forecast", "MINE", "--csv", tmp_path / "mine.csv", "--json").json()
+    assert (made["ticker"], made["origin"], made["close"]) == ("MINE", "2003-12-31", bars["close"].iloc[-1])
+    early = call("forecast", "MINE", "--csv", tmp_path / "mine.csv", "--as-of", "2003-11-28", "--json").json()
+    assert early["origin"] == "2003-11-28"
+
+
+@pytest.fixture(scope="module")
+def evaluated(shop) -> tuple[Path, Answer]:
+    "Six stocks, walked forward from 2001 on."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOCKML_ROOT", str(shop))
+        path = shop / "walked/forecasts.parquet"
+        return path, call("evaluate", shop / "data/bars.parquet", "--out", path, "--test-from", "2001-01-01", "--json")
+
+
+def test_evaluate_a_panel(evaluated):
+    path, answer = evaluated
+    scores = {(r["model"], r["horizon"]): r for r in answer.json()}
+    assert set(scores) == {(m, h) for m in ("random_walk", "ewma", "har", "xgboost") for h in (1, 21)}
+    assert all(.7 < r["cover_80"] < .95 and r["cover_95"] > .9 for r in scores.values())
+    assert "walking xgboost forward\n" in answer.err
+    made = FORECASTS.validate(pd.read_parquet(path))
+    assert (made["origin"].min(), made["origin"].max()) == (pd.Timestamp("2001-01-02"), pd.Timestamp("2003-12-31"))
+    assert made.groupby(["model", "horizon"]).size().nunique() == 1
+    assert made["realized"].isna().sum() == 4 * 6 * (1 + 21)  # outcomes that are not known yet
+
+
+def test_score_agrees_with_evaluate(evaluated):
+    path, answer = evaluated
+    assert call("score", path, "--json").json() == answer.json()
+    late = {r["n"] for r in call("score", path, "--test-from", "2003-01-02", "--json").json()}
+    assert max(late) < min(r["n"] for r in answer.json())
+    text = call("score", path)
+    assert re.search(r"horizon +model +n +pinball", text.out)
+    assert "nothing" not in text.out
+    nothing = call("score", path, "--test-from", "2003-12-31")
+    assert nothing == (2, "", "stockml: no forecast from 2003-12-31 on has an outcome yet\n")
+
+
+def test_evaluate_closes_only_as_csv(panel, tmp_path, evaluated):
+    panel[["ticker", "date", "close"]].to_csv(tmp_path / "closes.csv", index=False)
+    answer = call("evaluate", tmp_path / "closes.csv", "--out", tmp_path / "out.parquet", "--test-from", "2002-01-01",
+                  "--test-to", "2002-12-31", "--json")
+    assert {r["model"] for r in answer.json()} == {"random_walk", "ewma", "har", "xgboost"}
+    made = pd.read_parquet(tmp_path / "out.parquet")
+    assert (made["origin"].min(), made["origin"].max()) == (pd.Timestamp("2002-01-02"), pd.Timestamp("2002-12-31"))
+    assert made["realized"].notna().all()  # prices after --test-to tell how it went
+    with_ranges = pd.read_parquet(evaluated[0])
+    har, other = (t[(t["model"] == "random_walk") & (t["origin"] >= "2002-01-01")].head(50)["realized"] for t in (made, with_ranges))
+    assert har.tolist() == pytest.approx(other.tolist())
+
+
+def test_evaluate_one_stock(panel, tmp_path):
+    panel[panel["ticker"] == "AAPL"].to_parquet(tmp_path / "one.parquet")
+    answer = call("evaluate", tmp_path / "one.parquet", "--out", tmp_path / "out.parquet", "--test-from", "2002-06-03", "--json")
+    assert {r["model"] for r in answer.json()} == {"random_walk", "ewma", "har", "xgboost"}
+    assert set(pd.read_parquet(tmp_path / "out.parquet")["ticker"]) == {"AAPL"}
+
+
+def test_evaluate_where_no_outcome_is_known_yet(shop, tmp_path):
+    out = tmp_path / "out.parquet"
+    answer = call("evaluate", shop / "data/bars.parquet", "--out", out, "--test-from", "2003-12-31")
+    assert (answer.code, answer.out) == (0, "no scores: not one outcome is known yet\n")
+    assert len(pd.read_parquet(out)) == 4 * 6 * 2
+
+
+def test_evaluate_warns_of_years_that_were_searched(shop, tmp_path):
+    answer = call("evaluate", shop / "data/bars.parquet", "--out", tmp_path / "out.parquet", "--test-from", "1999-12-01",
+                  "--test-to", "1999-12-31", "--set", "model.rows=1000")
+    assert answer.code == 0
+    assert answer.err.startswith("note: the trees were chosen on years up to 1999-12-31")
+
+
+@pytest.mark.parametrize(("years", "tickers", "begin"), [
+    (15, "A", "1999-06-01"), (12, "ABC", "2000-06-02"), (5, "ABC", "2007-06-01"), (3, "ABC", "2009-06-01"),
+    (12, "A", "2001-11-"), (5, "A", "2008-11-"), (4, "A", "2009-06-01"),
+])
+def test_walk_begins_when_there_is_enough_to_learn_from(years, tickers, begin):
+    days = pd.bdate_range(f"{2009 - years}-06-01", "2010-06-01")
+    panel = pd.concat([pd.DataFrame({"ticker": t, "date": days}) for t in tickers])
+    assert str(cli.warm_up(panel, date(2009, 6, 1))).startswith(begin)
+
+
+def test_backtest(evaluated, shop, tmp_path, monkeypatch):
+    shutil.copytree(shop, tmp_path / "shop")
+    (tmp_path / "shop/reports").mkdir()
+    shutil.copy(evaluated[0], tmp_path / "shop/reports")
+    monkeypatch.setenv("STOCKML_ROOT", str(tmp_path / "shop"))
+    bold, shy = call("backtest", "--json").json(), call("backtest", "--json", "--set", "bot.risk_budget=0.001").json()
+    assert set(bold["backtest"]) == {"budget", "naive", "buy_and_hold"}
+    assert shy["backtest"]["budget"]["mean_weight"] < bold["backtest"]["budget"]["mean_weight"]
+    assert shy["backtest"]["buy_and_hold"] == bold["backtest"]["buy_and_hold"]
+    assert (bold["bot"]["ticker"], bold["crash"]) == ("AAPL", {"date": "2000-09-29"})  # before the walk
+    assert call("backtest", "--ticker", "ko").out.startswith("Backtest, 200,000 EUR in KO, after costs\n")
+
+
+def test_promote_and_its_history(shop, tmp_path, monkeypatch):
+    shutil.copytree(shop, tmp_path / "shop", ignore=shutil.ignore_patterns("mlflow*"))
+    monkeypatch.setenv("STOCKML_ROOT", str(tmp_path / "shop"))
+    assert call("promote", "--json").json() == {"promoted": True, "reasons": []}
+    set_params(tmp_path / "shop", {"gate": {"max_ratio": .5}})
+    refused = call("promote")
+    assert (refused.code, refused.err) == (0, "")
+    assert refused.out.startswith("refused: h=1: pinball is 0.9900 times that of har, more than 0.5; h=21: ")
+    first, second = call("history", "--json").json()["decisions"]
+    assert (first["promoted"], second["promoted"]) == (True, False)
+    text = call("history", "--limit", "1")
+    assert text.out.startswith("no runs yet\n")
+    assert "refused" in text.out
+    assert "promoted" not in text.out
+    assert call("forecast", "KO", "--json").json()["forecasts"][0]["skill"] is True
+
+
+def test_ingest_of_ones_own_file(panel, shop, tmp_path, monkeypatch):
+    shutil.copy(shop / "params.yaml", tmp_path)
+    monkeypatch.setenv("STOCKML_ROOT", str(tmp_path))
+    panel[panel["ticker"] == "KO"].to_csv(tmp_path / "mine.csv", index=False)
+    report = call("ingest", "--csv", tmp_path / "mine.csv", "--tickers", "ko", "--json").json()
+    assert (report["added"], report["tickers"], report["as_of"]) == (2015, ["KO"], "2003-12-31")
+    again = call("ingest", "--csv", tmp_path / "mine.csv")
+    assert again.out == "0 added, 0 restated, 2015 unchanged, 0 quarantined; 1 tickers, 0 stale, 0 gaps\n"
+
+
+def test_request_is_what_the_service_takes(shop):
+    answer = call("request", "KO", "--horizons", "1", "--sessions", "300")
+    body = answer.json()
+    assert (body["ticker"], body["horizons"], len(body["bars"])) == ("KO", [1], 300)
+
+
+def test_version():
+    from stockml import __version__
+
+    assert call("version").out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(("texts", "changes"), [([], {}), (["a.b=c=d", "e.f="], {"a.b": "c=d", "e.f": ""})])
+def test_changes_are_read(texts, changes):
+    assert cli.read_changes(texts) == changes
+
+
+def test_values_are_read_strictly():
+    assert cli.read_day(None, "--x") is None
+    assert cli.read_horizons(None) is None
+    assert cli.read_horizons("1, 5,21") == (1, 5, 21)
+    for text in ("2000-02-30", "yesterday", "2000"):
+        with pytest.raises(BadInput, match=rf"^--x: not a date \(YYYY-MM-DD\): '{text}'$"):
+            cli.read_day(text, "--x")
+    for text in ("1.5", "1,,5", "week"):
+        with pytest.raises(BadInput, match=r"^--horizons: not whole numbers separated by commas: "):
+            cli.read_horizons(text)
+
+
+def test_an_error_of_the_program_is_no_mistake_of_the_user(monkeypatch):
+    "What nobody foresaw keeps its traceback: exit code 2 would blame the user."
+    monkeypatch.setattr(cli, "load_params", lambda **_: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["stockml", "backtest"])
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_end_of_the_main_job(shop, evaluated, tmp_path, monkeypatch):
+    "One real forecast over HTTP, and the page that leads to everything."
+    root = Path(shutil.copytree(shop, tmp_path / "shop"))
+    monkeypatch.setenv("STOCKML_ROOT", str(root))
+    params = cli.load_params()
+    shutil.copytree(root / "models/champion", tmp_path / "champion")
+    shutil.rmtree(root / "models/champion")
+    with pytest.raises(cli.StockmlError, match=r"^no champion: the gate has refused every model so far; see models/promotions\.jsonl$"):
+        cli.finish(root, params)
+    call("promote")
+    (root / "reports").mkdir()
+    shutil.copy(evaluated[0], root / "reports")
+    facts = call("backtest", "--json").json()
+    write_json(root / "metrics/backtest.json", {**facts["backtest"], "crash": facts["crash"]})
+    write_json(root / "metrics/drift.json", {"alarm": False, "drifted": 0, "features": 40, "missing": []})
+    rows = {str(r["horizon"]): r for r in call("score", evaluated[0], "--json").json() if r["model"] == "xgboost"}
+    skill = {"skill": dict.fromkeys(rows, False), "test_from": "2001-01-01"}
+    write_json(root / "metrics/evaluate.json", {"models": {"xgboost": rows}, **skill})
+    facts = cli.finish(root, params)
+    own = call("forecast", "AAPL", "--json").json()
+    assert {k: facts["forecast"][k] for k in own} == own
+    page = (root / "reports/index.html").read_text()
+    assert "AAPL from 2003-12-31" in page
+    assert (root / "reports/fan.png").exists()
+    assert "../models/promotions.jsonl" in page
+    assert "runs/" not in page  # no notebook ran here
+    assert f"{root}/reports/index.html" in cli.where_to_look(root)
+
+
+@pytest.fixture
+def serving(shop):
+    "`stockml serve`, and its address."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [BIN / "stockml", "serve", "--port", str(port), "--workers", "1"]
+    with subprocess.Popen(command, cwd=shop, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        yield process, f"http://127.0.0.1:{port}"
+        process.kill()
+
+
+def test_serve_until_told_to_end(serving, shop):
+    process, url = serving
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urlopen(f"{url}/version", timeout=2) as answer:  # noqa: S310 (our own service)
+                facts = json.load(answer)
+            break
+        except OSError:
+            time.sleep(.1)
+    assert facts["model"]["version"] == load_bundle(shop / "models/champion").version
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+
+
+def test_interrupted_by_hand(shop, tmp_path):
+    "Ctrl-C: no traceback, no half-written file."
+    command = [BIN / "stockml", *EVALUATE[:2], "--out", str(tmp_path / "out.parquet"), "--test-from", "1999-06-01"]
+    with subprocess.Popen(command, cwd=shop, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "walking" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_strict(evaluated):
+    text = call("score", evaluated[0], "--json").out
+    assert not re.search(r"\bNaN\b|\bInfinity\b", text)
