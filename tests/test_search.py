@@ -6,7 +6,7 @@ import pytest
 from stockml.config import BadInput
 from stockml.features import make_features
 from stockml.forecaster import TREES
-from stockml.search import LONGEST, arena, ratio, scale_loss, search, suggest
+from stockml.search import LONGEST, LUCK, arena, relative_losses, scale_losses, search, suggest
 from stockml.targets import make_targets
 
 
@@ -34,9 +34,10 @@ def test_loss_prefers_the_scale_that_is_right():
     sigma = np.exp(rng.normal(0, .7, (4000, 2)))
     y = sigma * rng.standard_normal((4000, 2))
     y[:50, 0] = np.nan
-    true, constant = scale_loss(y, sigma), scale_loss(y, np.ones_like(sigma))
-    assert (true < .95 * constant).all()
-    np.testing.assert_allclose(scale_loss(y, 3 * sigma), true)  # the level is calibrated away; only the shape counts
+    true, constant = scale_losses(y, sigma), scale_losses(y, np.ones_like(sigma))
+    assert np.isnan(true[:50, 0]).all() and np.isfinite(true[50:]).all()
+    assert (np.nanmean(true, axis=0) < .95 * np.nanmean(constant, axis=0)).all()
+    np.testing.assert_allclose(scale_losses(y, 3 * sigma), true)  # the level is calibrated away; only the shape counts
 
 
 def test_search_tells_and_returns_every_trial(found):
@@ -45,11 +46,12 @@ def test_search_tells_and_returns_every_trial(found):
     assert [{**trees, "ratio": value} for _, trees, value in told] == out["trials"]
 
 
-def test_first_trial_are_the_defaults_and_the_best_wins(found):
+def test_first_trial_are_the_defaults_and_they_stay_unless_the_best_leads_by_more_than_luck(found):
     out, told = found
     assert told[0][1] == TREES
     assert out["default_ratio"] == told[0][2]
-    assert out["ratio"] == min(t["ratio"] for t in out["trials"])
+    lead = out["p"] < LUCK
+    assert out["ratio"] == (min(t["ratio"] for t in out["trials"]) if lead else out["default_ratio"])
     assert {**out["trees"], "ratio": out["ratio"]} in out["trials"]
     assert len({tuple(t.values()) for t in out["trials"]}) == 2
     assert all(.8 < t["ratio"] < 1.2 for t in out["trials"])
@@ -65,14 +67,15 @@ def test_nothing_after_valid_to_is_seen(found, params, _panel):
 
 def test_arena_trains_before_it_validates(table, _panel, params):
     where = arena(table, make_targets(_panel, (1, 21)), params)
-    (x, y), (seen, outcome) = where.train, where.valid
     first, last = map(pd.Timestamp, (params.search.train_to, params.search.valid_to))
-    assert x["date"].max() < first <= seen["date"].min()
-    assert seen["date"].max() <= last
-    assert y.loc[x["date"] == x["date"].max(), ["y_1", "y_21"]].isna().all(axis=None)  # not known at train_to yet
-    assert y["y_1"].notna().mean() > .95
-    assert np.isnan(outcome[(seen["date"] == seen["date"].max()).to_numpy()]).all()
-    assert outcome.shape == (len(seen), 2)
+    seen = where.features.loc[where.valid, "date"]
+    assert where.features.loc[~where.valid, "date"].max() <= first < seen.min()
+    assert seen.max() == where.features["date"].max() <= last
+    assert all(fold.cut < fold.start for fold in where.plan)
+    assert where.plan[0].start == first + pd.Timedelta(days=1)
+    assert where.targets.loc[where.features["date"] == last,
+                             ["y_1", "y_21"]].isna().all(axis=None)  # not known at valid_to yet
+    assert where.targets.loc[where.valid, "y_1"].notna().mean() > .95
     assert where.har.shape == (2,)
 
 
@@ -89,13 +92,24 @@ def test_long_horizons_have_no_say(table, _panel, params):
 def test_ratio_of_a_model_that_corrects_nothing_is_one(table, _panel, params):
     where = arena(table, make_targets(_panel, (1, 21)), params)
     idle = {**TREES, "min_child_weight": 1e9, "rounds": 5}  # no split is ever worth it
-    assert ratio(idle, where, params) == pytest.approx(1, abs=.005)
-    assert ratio({**TREES, "max_depth": 10, "min_child_weight": 1, "reg_lambda": 0, "eta": 1, "rounds": 20}, where, params) > 1.02
+    assert relative_losses(idle, where, params).mean() == pytest.approx(1, abs=.005)
+    wild = {**TREES, "max_depth": 10, "min_child_weight": 1, "reg_lambda": 0, "eta": 1, "rounds": 20}
+    assert relative_losses(wild, where, params).mean() > 1.02
+
+
+def test_defaults_that_are_bad_are_replaced(table, _panel, params, monkeypatch):
+    "With defaults that overfit, the second trial's lead is no luck."
+    wild = {"max_depth": 6, "eta": .15, "rounds": 200, "subsample": .9, "colsample_bytree": .8, "min_child_weight": 100., "reg_lambda": 1.}
+    monkeypatch.setattr("stockml.search.TREES", wild)
+    out = search(table, make_targets(_panel, (1, 21)), params)
+    assert out["p"] < LUCK and out["ratio"] < out["default_ratio"] and out["trees"] != wild
+
 
 
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_space_is_bounded(end):
-    limits = {"max_depth": (2, 6), "eta": (.03, .15), "rounds": (60, 200), "subsample": (.5, .9), "colsample_bytree": (.3, .8),
+    limits = {"max_depth": (2, 6), "eta": (.03, .15), "rounds": (60, 200), "subsample": (.5, .9),
+              "colsample_bytree": (.3, .8),
               "min_child_weight": (100, 1500), "reg_lambda": (1, 50)}
     edge = {k: v[end == "high"] for k, v in limits.items()}
     assert suggest(optuna.trial.FixedTrial(edge)) == edge
@@ -107,5 +121,5 @@ def test_space_is_bounded(end):
 def test_years_without_prices_are_refused(table, _panel, params, first, last):
     dates = {"train_to": pd.Timestamp(first).date(), "valid_to": pd.Timestamp(last).date()}
     params = params.model_copy(update={"search": params.search.model_copy(update=dates)})
-    with pytest.raises(BadInput, match=f"search: .* rows before {first}, .* to {last}: too few; move search"):
+    with pytest.raises(BadInput, match=f"search: .* rows to {first}, .* to {last}: too few; move search"):
         arena(table, make_targets(_panel, (1, 21)), params)
