@@ -45,14 +45,17 @@ def shop(tmp_path_factory, _panel, bundle_folder) -> Path:
         shutil.copy(ROOT / name, folder)
     for name in ("pipelines", "serve"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    set_params(folder, {"data": {"as_of": "2003-12-31"}, "targets": {"horizons": [1, 21]}, "gate": {"horizons": [1, 21]},
+    set_params(folder, {"data": {"as_of": "2003-12-31"}, "targets": {"horizons": [1, 21]},
+                        "gate": {"horizons": [1, 21]},
                         "split": {"forecast_from": "2000-01-01", "test_from": "2001-01-01"},
-                        "search": {"train_to": "1998-12-31", "valid_to": "1999-12-31"}, "model": {"threads": 1, "rows": 6000}})
+                        "search": {"train_to": "1998-12-31", "valid_to": "1999-12-31"},
+                        "model": {"threads": 1, "rows": 6000}})
     write_bars(folder / "data/bars.parquet", _panel)
     for name in ("champion", "challenger"):
         shutil.copytree(bundle_folder, folder / "models" / name)
     row = {"ratio": .99, "against": "har", "cover_95": .95}
-    write_json(folder / "metrics/evaluate.json", {"models": {"xgboost": {"1": row, "21": row}}, "skill": {"1": True, "21": False}})
+    write_json(folder / "metrics/evaluate.json", {"models": {"xgboost": {"1": row, "21": row}},
+                                                  "skill": {"1": True, "21": False}})
     return folder
 
 
@@ -78,7 +81,8 @@ def call(*args) -> Answer:
 
 def state(folder: Path) -> dict[str, str]:
     "Every file and its hash; the lock files do not count."
-    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock"}
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()
+            and p.suffix != ".lock"}
 
 
 # What a user may get wrong: the command, what it says, and what is wrong with the project or the file `bad.csv`.
@@ -110,7 +114,8 @@ def damaged(name: str) -> Callable[[Path], None]:
 
 def csv(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        bars = pd.read_parquet(folder / "data/bars.parquet", filters=[("ticker", "==", "KO")])[["date", "close"]].tail(200)
+        bars = pd.read_parquet(folder / "data/bars.parquet",
+                               filters=[("ticker", "==", "KO")])[["date", "close"]].tail(200)
         change(bars.astype({"close": object}).reset_index(drop=True)).to_csv(folder / "bad.csv", index=False)
 
     return spoil
@@ -130,23 +135,30 @@ FORECAST = ["forecast", "KO", "--csv", "bad.csv"]
 EVALUATE = ["evaluate", "data/bars.parquet", "--out", "out.parquet", "--test-from"]
 MISTAKES = {
     "unknown ticker": (["forecast", "ZZZ"], r"unknown ticker ZZZ: .*/bars\.parquet has AAPL, BAC, GE, KO, PFE, XOM"),
-    "unknown horizon": (["forecast", "KO", "--horizons", "1,2"], r"horizons: \[2\] not known to this model; it forecasts \[1, 21\]"),
+    "unknown horizon": (["forecast", "KO", "--horizons", "1,2"],
+                        r"horizons: \[2\] not known to this model; it forecasts \[1, 21\]"),
     "horizons in words": (["forecast", "KO", "--horizons", "1,week"], r"--horizons: not whole numbers .*: '1,week'"),
     "bad date": (["forecast", "KO", "--as-of", "29.9.2000"], r"--as-of: not a date \(YYYY-MM-DD\): '29\.9\.2000'"),
-    "long after its end": (["forecast", "KO", "--as-of", "2010-01-04"], r"KO: its history ended on 2003-12-31, .* --as-of 2003-12-31"),
+    "long after its end": (["forecast", "KO", "--as-of", "2010-01-04"],
+                           r"KO: its history ended on 2003-12-31, .* --as-of 2003-12-31"),
     "before its begin": (["forecast", "KO", "--as-of", "1990-01-02"], r"bars: none; at least \d+ sessions"),
-    "unknown key": (["forecast", "KO"], r"params\.yaml: model\.speed: Extra inputs", params("seed: 17", "seed: 17\n  speed: 3")),
+    "unknown key": (["forecast", "KO"], r"params\.yaml: model\.speed: Extra inputs",
+                    params("seed: 17", "seed: 17\n  speed: 3")),
     "wrong type": (["forecast", "KO"], r"params\.yaml: model\.seed: .* got 'x'", params("seed: 17", "seed: x")),
     "wrong type, main job": (["run"], r"params\.yaml: model\.seed: .* got 'x'", params("seed: 17", "seed: x")),
     "no params": (["run"], r"/params\.yaml: not found", without("params.yaml")),
     "no pipeline": (["run"], r"/dvc\.yaml: not found", without("dvc.yaml")),
     "damaged bundle": (["forecast", "KO"], r"/champion/model\.ubj is damaged", damaged("models/champion/model.ubj")),
-    "damaged manifest": (["forecast", "KO"], r"/champion/manifest\.json: not readable", damaged("models/champion/manifest.json")),
-    "no champion": (["forecast", "KO"], r"/models/champion: no model there; stockml run makes one", without("models/champion")),
-    "no prices": (["forecast", "KO"], r"/bars\.parquet: no price store there; `stockml ingest` makes one", without("data")),
+    "damaged manifest": (["forecast", "KO"], r"/champion/manifest\.json: not readable",
+                         damaged("models/champion/manifest.json")),
+    "no champion": (["forecast", "KO"], r"/models/champion: no model there; stockml run makes one",
+                    without("models/champion")),
+    "no prices": (["forecast", "KO"], r"/bars\.parquet: no price store there; `stockml ingest` makes one",
+                  without("data")),
     "damaged prices": (["forecast", "KO"], r"/bars\.parquet: not a readable price store", damaged("data/bars.parquet")),
     "no csv": (FORECAST, r"bad\.csv: not found"),
-    "csv of another": ([*FORECAST[:1], "GE", *FORECAST[2:]], r"bad\.csv: no rows of GE", csv(lambda b: b.assign(ticker="KO"))),
+    "csv of another": ([*FORECAST[:1], "GE", *FORECAST[2:]], r"bad\.csv: no rows of GE",
+                       csv(lambda b: b.assign(ticker="KO"))),
     "csv without closes": (FORECAST, r"bad\.csv: no column close", csv(lambda b: b[["date"]])),
     "csv of one row": (FORECAST, r"bad\.csv: 1 rows of prices", csv(lambda b: b.head(1))),
     "csv of few rows": (FORECAST, r"bars: KO has 50; at least \d+ sessions", csv(lambda b: b.head(50))),
@@ -154,35 +166,45 @@ MISTAKES = {
     "negative price": (FORECAST, r"bad\.csv, line 7: close: -1\.0 must be above zero", cell(7, "close", -1)),
     "price of zero": (FORECAST, r"bad\.csv, line 7: close: 0\.0 must be above zero", cell(7, "close", 0)),
     "date twice": (FORECAST, r"bad\.csv, line \d+: .*twice", csv(lambda b: pd.concat([b.head(100), b.tail(101)]))),
-    "dates in disorder": (FORECAST, r"bad\.csv, line \d+: dates of KO are not in order", csv(lambda b: pd.concat([b[50:], b[:50]]))),
+    "dates in disorder": (FORECAST, r"bad\.csv, line \d+: dates of KO are not in order",
+                          csv(lambda b: pd.concat([b[50:], b[:50]]))),
     "date to come": (FORECAST, r"bad\.csv, line 201: date: \d{4}-\d\d-\d\d is after \d{4}-\d\d-\d\d",
                      cell(201, "date", str(date.today() + timedelta(9)))),
-    "panel to come": (["evaluate", "bad.csv", *EVALUATE[2:], "2003-06-01"], r"bad\.csv: prices of \d{4}.* remove what has not happened",
+    "panel to come": (["evaluate", "bad.csv", *EVALUATE[2:], "2003-06-01"],
+                      r"bad\.csv: prices of \d{4}.* remove what has not happened",
                       lambda f: cell(201, "date", str(date.today() + timedelta(9)))(f) or with_ticker(f / "bad.csv")),
     "no panel": (["evaluate", "none.csv", *EVALUATE[2:], "2003-01-01"], r"none\.csv: not found"),
-    "damaged panel": ([*EVALUATE, "2003-01-01"], r"bars\.parquet: not a readable Parquet file", damaged("data/bars.parquet")),
+    "damaged panel": ([*EVALUATE, "2003-01-01"], r"bars\.parquet: not a readable Parquet file",
+                      damaged("data/bars.parquet")),
     "test too early": ([*EVALUATE, "1997-01-01"], r"--test-from: 1997-01-01 leaves less than two years"),
     "test too late": ([*EVALUATE, "2004-01-01"], r"--test-from: 2004-01-01 is after 2003-12-31"),
-    "test that ends first": ([*EVALUATE, "2003-01-01", "--test-to", "2002-01-01"], r"--test-from: 2003-01-01 is after 2002-01-01"),
+    "test that ends first": ([*EVALUATE, "2003-01-01", "--test-to", "2002-01-01"],
+                             r"--test-from: 2003-01-01 is after 2002-01-01"),
     "test on no date": ([*EVALUATE, "soon"], r"--test-from: not a date"),
     "no forecasts": (["score", "none.parquet"], r"none\.parquet: not found"),
-    "bars are no forecasts": (["score", "data/bars.parquet"], r"data/bars\.parquet: no column model, origin, horizon, realized"),
-    "damaged forecasts": (["score", "bad.parquet"], r"bad\.parquet: not a readable Parquet file", damaged("bad.parquet")),
+    "bars are no forecasts": (["score", "data/bars.parquet"],
+                              r"data/bars\.parquet: no column model, origin, horizon, realized"),
+    "damaged forecasts": (["score", "bad.parquet"], r"bad\.parquet: not a readable Parquet file",
+                          damaged("bad.parquet")),
     "nothing to trade on": (["backtest"], r"/reports/forecasts\.parquet: not found"),
     "damaged to trade on": (["backtest"], r"/forecasts\.parquet: not a readable", damaged("reports/forecasts.parquet")),
     "unknown stock to trade": (["backtest", "--ticker", "ZZZ"], r"unknown ticker ZZZ"),
-    "change of no key": (["backtest", "--set", "bot.risk=1"], r"params: no key 'bot\.risk'; did you mean bot\.risk_budget\?"),
+    "change of no key": (["backtest", "--set", "bot.risk=1"],
+                         r"params: no key 'bot\.risk'; did you mean bot\.risk_budget\?"),
     "change without a value": (["backtest", "--set", "bot.risk_budget"], r"--set: not KEY=VALUE: 'bot\.risk_budget'"),
     "change of type": (["backtest", "--set", "bot.risk_budget=much"], r"params: bot\.risk_budget: .*got 'much'"),
     "unknown stage": (["stage", "trian"], r"no stage 'trian': dvc\.yaml has ingest, .*"),
-    "unknown parameter": (["stage", "drift", "-p", "window=3"], r"drift\.ipynb: no parameter window; it takes changes, "),
+    "unknown parameter": (["stage", "drift", "-p", "window=3"],
+                          r"drift\.ipynb: no parameter window; it takes changes, "),
     "parameter of another type": (["stage", "drift", "-p", "changes=3"], r"drift\.ipynb: changes: not a dict: 3"),
     "parameter without a value": (["stage", "drift", "-p", "changes"], r"-p: not KEY=VALUE: 'changes'"),
-    "unknown source": (["ingest", "--source", "bloomberg"], r"source: 'bloomberg' is none; choose from exchange, yahoo, stooq, csv"),
+    "unknown source": (["ingest", "--source", "bloomberg"],
+                       r"source: 'bloomberg' is none; choose from exchange, yahoo, stooq, csv"),
     "source without a file": (["ingest", "--source", "csv"], r"source csv: name the file"),
     "source that is missing": (["ingest", "--csv", "none.csv"], r"none\.csv: not found"),
     "nothing to judge by": (["promote"], r"/metrics/evaluate\.json: not found", without("metrics")),
-    "damaged challenger": (["promote"], r"/challenger/residuals\.npz is damaged", damaged("models/challenger/residuals.npz")),
+    "damaged challenger": (["promote"], r"/challenger/residuals\.npz is damaged",
+                           damaged("models/challenger/residuals.npz")),
     "no such command": (["forcast"], r"No such command 'forcast'"),
     "no such option": (["forecast", "KO", "--horizon", "1"], r"No such option: --horizon"),
     "no ticker": (["forecast"], r"Missing argument 'ticker'"),
@@ -191,7 +213,8 @@ MISTAKES = {
     "no runs": (["history", "--limit", "0"], r"Invalid value for '--limit'"),
     "no port": (["serve", "--port", "70000"], r"Invalid value for '--port'"),
     "nothing to serve": (["serve"], r"/models/champion: no model there", without("models/champion")),
-    "damaged to serve": (["serve"], r"/champion/reference\.parquet is damaged", damaged("models/champion/reference.parquet")),
+    "damaged to serve": (["serve"], r"/champion/reference\.parquet is damaged",
+                         damaged("models/champion/reference.parquet")),
 }
 
 
@@ -224,9 +247,10 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def told(shop, tmp_path_factory) -> dict[str, tuple[Answer, bool]]:
-    "Every mistake made, in a process of its own (forked once all is imported): the answer, and whether the project is as it was."
+    "Every mistake, made in a process of its own, forked once all is imported: the answer; is the project as it was?"
     places, answers = tmp_path_factory.mktemp("mistakes"), {}
-    with subprocess.Popen([sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as warm:
+    with subprocess.Popen([sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as warm:
         for number, (name, (args, _, *spoil)) in enumerate(MISTAKES.items()):
             folder = Path(shutil.copytree(shop, places / str(number)))
             for change in spoil:
@@ -242,8 +266,8 @@ def told(shop, tmp_path_factory) -> dict[str, tuple[Answer, bool]]:
 
 @pytest.mark.parametrize("name", ["unknown ticker", "no such option"])
 def test_program_says_the_same(told, shop, name):
-    done = subprocess.run([BIN / "stockml", *MISTAKES[name][0]], cwd=shop, env=environment(shop), capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run([BIN / "stockml", *MISTAKES[name][0]], cwd=shop, env=environment(shop), capture_output=True,
+                          text=True, check=False)
     answer = told[name][0]
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (answer.code, answer.out, 1)
 
@@ -263,7 +287,8 @@ def test_port_in_use_is_told(shop):
         taken.listen()
         port = taken.getsockname()[1]
         answer = call("serve", "--port", port)
-    assert answer == (2, "", f"stockml: 127.0.0.1:{port} cannot be listened on (Address already in use): choose another --port or --host\n")
+    assert answer == (2, "", f"stockml: 127.0.0.1:{port} cannot be listened on (Address already in use): "
+                             "choose another --port or --host\n")
 
 
 def test_help_is_what_a_bare_command_gives():
@@ -281,7 +306,8 @@ def test_every_command_helps_with_an_example(command):
 
 def test_commands_that_others_rely_on():
     names = {c.name or c.callback.__name__ for c in cli.app.registered_commands}
-    assert {"run", "ingest", "forecast", "evaluate", "score", "backtest", "promote", "history", "serve", "stage"} <= names
+    assert {"run", "ingest", "forecast", "evaluate", "score", "backtest", "promote", "history", "serve",
+            "stage"} <= names
 
 
 def test_forecast(shop, panel):
@@ -354,13 +380,15 @@ def test_evaluate_closes_only_as_csv(panel, tmp_path, evaluated):
     assert (made["origin"].min(), made["origin"].max()) == (pd.Timestamp("2002-01-02"), pd.Timestamp("2002-12-31"))
     assert made["realized"].notna().all()  # prices after --test-to tell how it went
     with_ranges = pd.read_parquet(evaluated[0])
-    har, other = (t[(t["model"] == "random_walk") & (t["origin"] >= "2002-01-01")].head(50)["realized"] for t in (made, with_ranges))
-    assert har.tolist() == pytest.approx(other.tolist())
+    mine, other = (t[(t["model"] == "random_walk") & (t["origin"] >= "2002-01-01")].head(50)["realized"]
+                  for t in (made, with_ranges))
+    assert mine.tolist() == pytest.approx(other.tolist())
 
 
 def test_evaluate_one_stock(panel, tmp_path):
     panel[panel["ticker"] == "AAPL"].to_parquet(tmp_path / "one.parquet")
-    answer = call("evaluate", tmp_path / "one.parquet", "--out", tmp_path / "out.parquet", "--test-from", "2002-06-03", "--json")
+    answer = call("evaluate", tmp_path / "one.parquet", "--out", tmp_path / "out.parquet", "--test-from", "2002-06-03",
+                  "--json")
     assert {r["model"] for r in answer.json()} == {"random_walk", "ewma", "har", "xgboost"}
     assert set(pd.read_parquet(tmp_path / "out.parquet")["ticker"]) == {"AAPL"}
 
@@ -373,8 +401,8 @@ def test_evaluate_where_no_outcome_is_known_yet(shop, tmp_path):
 
 
 def test_evaluate_warns_of_years_that_were_searched(shop, tmp_path):
-    answer = call("evaluate", shop / "data/bars.parquet", "--out", tmp_path / "out.parquet", "--test-from", "1999-12-01",
-                  "--test-to", "1999-12-31", "--set", "model.rows=1000")
+    answer = call("evaluate", shop / "data/bars.parquet", "--out", tmp_path / "out.parquet",
+                  "--test-from", "1999-12-01", "--test-to", "1999-12-31", "--set", "model.rows=1000")
     assert answer.code == 0
     assert answer.err.startswith("note: the trees were chosen on years up to 1999-12-31")
 
@@ -475,7 +503,8 @@ def test_end_of_the_main_job(shop, evaluated, tmp_path, monkeypatch):
     params = cli.load_params()
     shutil.copytree(root / "models/champion", tmp_path / "champion")
     shutil.rmtree(root / "models/champion")
-    with pytest.raises(cli.StockmlError, match=r"^no champion: the gate has refused every model so far; see models/promotions\.jsonl$"):
+    with pytest.raises(cli.StockmlError,
+                       match=r"^no champion: the gate has refused every model so far; see models/promotions\.jsonl$"):
         cli.finish(root, params)
     call("promote")
     (root / "reports").mkdir()
@@ -504,7 +533,8 @@ def serving(shop):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [BIN / "stockml", "serve", "--port", str(port), "--workers", "1"]
-    with subprocess.Popen(command, cwd=shop, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(command, cwd=shop, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as process:
         yield process, f"http://127.0.0.1:{port}"
         process.kill()
 
@@ -528,7 +558,8 @@ def test_serve_until_told_to_end(serving, shop):
 def test_interrupted_by_hand(shop, tmp_path):
     "Ctrl-C: no traceback, no half-written file."
     command = [BIN / "stockml", *EVALUATE[:2], "--out", str(tmp_path / "out.parquet"), "--test-from", "1999-06-01"]
-    with subprocess.Popen(command, cwd=shop, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=shop, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
         while "walking" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)

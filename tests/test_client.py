@@ -39,7 +39,8 @@ def test_only_what_is_asked_for_and_only_what_is_there(url, bars, bundle):
     few = bars[["ticker", "date", "close"]]
     [made] = ask(url, few, (21,))["forecasts"]
     assert made == forecast(bundle, few.assign(**{c: np.nan for c in ("open", "high", "low")}, adj_close=few["close"],
-                                               volume=pd.array([pd.NA] * len(few), dtype="Int64"))[bars.columns], (21,))[0]["forecasts"][0]
+                                               volume=pd.array([pd.NA] * len(few), dtype="Int64"))[bars.columns],
+                            (21,))[0]["forecasts"][0]
 
 
 def test_request_is_strict_json_without_nulls(bars):

@@ -73,7 +73,8 @@ def test_features_that_are_gone_are_named(inputs):
 def test_short_history_is_refused(inputs):
     days = np.sort(inputs["date"].unique())
     assert len(windows(inputs[inputs["date"] >= days[-200]], SETTINGS).reference) == 100 * 6
-    with pytest.raises(BadInput, match=r"^drift: 199 sessions are too few for a window of 100 against 200: lower drift\."):
+    with pytest.raises(BadInput,
+                       match=r"^drift: 199 sessions are too few for a window of 100 against 200: lower drift\."):
         windows(inputs[inputs["date"] >= days[-199]], SETTINGS)
 
 

@@ -30,9 +30,10 @@ Path("data/first.txt").write_text(os.environ["MLFLOW_RUN_ID"])
 Path("first.json").write_text(json.dumps({"budget": budget}))
 print("the first is done")"""
 STAGES = {
-    "first": {"cmd": "stockml stage first", "deps": ["pipelines/first.ipynb"], "params": ["bot"], "metrics": ["first.json"],
-              "outs": [{"data/first.txt": {"cache": False}}]},
-    "second": {"cmd": "stockml stage second", "deps": ["pipelines/second.ipynb", "data/first.txt"], "outs": ["data/second.html"]},
+    "first": {"cmd": "stockml stage first", "deps": ["pipelines/first.ipynb"], "params": ["bot"],
+              "metrics": ["first.json"], "outs": [{"data/first.txt": {"cache": False}}]},
+    "second": {"cmd": "stockml stage second", "deps": ["pipelines/second.ipynb", "data/first.txt"],
+               "outs": ["data/second.html"]},
 }
 
 
@@ -49,7 +50,8 @@ def _tiny(tmp_path_factory, root):
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
     (folder / "pipelines").mkdir()
     write_notebook(folder / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 0", FIRST)
-    write_notebook(folder / "pipelines/second.ipynb", "free: int = 1", "open('data/second.html', 'w').write('<p>second</p>')")
+    write_notebook(folder / "pipelines/second.ipynb", "free: int = 1",
+                   "open('data/second.html', 'w').write('<p>second</p>')")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=folder, check=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
@@ -92,7 +94,8 @@ def wait_for(path: Path, seconds: float = 90) -> str:
 def test_stages_are_read_from_dvc_yaml():
     assert stage_names() == ["ingest", "features", "search", "train", "evaluate", "backtest", "drift", "promote"]
     evaluate, drift = read_stage("evaluate"), read_stage("drift")
-    assert (evaluate.notebook, evaluate.sections) == (Path("pipelines/evaluate.ipynb"), ["calibrate", "split", "targets"])
+    assert evaluate.notebook == Path("pipelines/evaluate.ipynb")
+    assert evaluate.sections == ["calibrate", "split", "targets"]
     assert (evaluate.metrics, evaluate.plots) == ([Path("metrics/evaluate.json")], [Path("reports/reliability.png")])
     assert (drift.reports, evaluate.reports) == ([Path("reports/drift.html")], [])
     with pytest.raises(BadInput, match=r"^no stage 'evalute': dvc\.yaml has ingest, features"):
@@ -206,11 +209,13 @@ def test_slip_in_params_is_told_before_anything_starts(tiny):
 def test_second_run_is_refused_and_a_terminated_one_takes_its_stages_along(tiny):
     (tiny / "data/pid.txt").unlink(missing_ok=True)
     write_notebook(tiny / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 300", FIRST)
-    with subprocess.Popen([COMMAND, "run"], cwd=tiny, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as one:
+    with subprocess.Popen([COMMAND, "run"], cwd=tiny, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as one:
         kernel = int(wait_for(tiny / "data/pid.txt"))
         two = subprocess.run([COMMAND, "run"], cwd=tiny, capture_output=True, text=True, timeout=60, check=False)
         assert (two.returncode, two.stdout) == (2, "")
-        assert two.stderr == f"stockml: another run of the pipeline is under way (it holds {tiny}/runs/.lock): wait until it ends\n"
+        assert two.stderr == (f"stockml: another run of the pipeline is under way (it holds {tiny}/runs/.lock): "
+                              "wait until it ends\n")
         assert alive(kernel)
         one.send_signal(signal.SIGTERM)
         said, _ = one.communicate(timeout=60)
@@ -223,7 +228,8 @@ def test_second_run_is_refused_and_a_terminated_one_takes_its_stages_along(tiny)
 @pytest.mark.parametrize(("lines", "kind", "message"), [
     (["stockml: prices.csv: not found", "ERROR: failed to reproduce 'a': failed to run: x, exited with 2"], BadInput,
      "prices.csv: not found"),
-    (["stockml: cell 3: boom", "ERROR: failed to reproduce 'a': failed to run: x, exited with 1"], StockmlError, "cell 3: boom"),
+    (["stockml: cell 3: boom", "ERROR: failed to reproduce 'a': failed to run: x, exited with 1"], StockmlError,
+     "cell 3: boom"),
     (["ERROR: Unable to acquire lock", "ERROR: more"], StockmlError, "Unable to acquire lock"),
 ])
 def test_errors_in_what_dvc_prints(lines, kind, message):
@@ -234,8 +240,8 @@ def test_errors_in_what_dvc_prints(lines, kind, message):
 
 def test_progress_in_what_dvc_prints():
     log = Log()
-    lines = ["Verifying data sources in stage: 'x'", "Running stage 'ingest':", "> stockml stage ingest", "AAPL: 3 new  \n", "",
-             "Updating lock file 'dvc.lock'", "To track the changes with git, run:", "\tgit add dvc.lock", "Use `dvc push` to send",
-             "Stage 'features' didn't change, skipping"]
+    lines = ["Verifying data sources in stage: 'x'", "Running stage 'ingest':", "> stockml stage ingest",
+             "AAPL: 3 new  \n", "", "Updating lock file 'dvc.lock'", "To track the changes with git, run:",
+             "\tgit add dvc.lock", "Use `dvc push` to send", "Stage 'features' didn't change, skipping"]
     assert [shown for line in lines if (shown := log.take(line))] == ["── ingest", "AAPL: 3 new"]
     assert (log.ran, log.error) == (["ingest"], None)

@@ -12,7 +12,8 @@ from stockml.promote import decisions, judge, promote
 
 GATE = Gate(max_ratio=1., horizons=(1, 21), coverage_95=(.93, .97))
 ROW = {"ratio": .99, "against": "har", "cover_95": .95}
-METRICS = {"models": {"xgboost": {"1": {**ROW}, "21": {**ROW}}, "har": {"1": {**ROW}}}, "skill": {"1": True, "21": False}}
+METRICS = {"models": {"xgboost": {"1": {**ROW}, "21": {**ROW}}, "har": {"1": {**ROW}}},
+           "skill": {"1": True, "21": False}}
 
 
 def scored(**changes) -> dict:
@@ -75,7 +76,8 @@ def test_the_first_champion(models):
     assert {k: made[k] for k in challenger.manifest} == challenger.manifest
     assert (made["metrics"], made["skill"]) == (METRICS["models"]["xgboost"], METRICS["skill"])
     assert made["promoted_at"] >= made["trained_at"]
-    assert sorted(p.name for p in models.iterdir()) == [".promotions.jsonl.lock", "challenger", "champion", "promotions.jsonl"]
+    assert sorted(p.name for p in models.iterdir()) == [".promotions.jsonl.lock", "challenger", "champion",
+                                                        "promotions.jsonl"]
 
 
 def test_skill_reaches_the_forecast(models, panel):

@@ -14,7 +14,8 @@ from stockml.prices import write_bars
 from stockml.report import forecast_text, gather, plot_fan, span, summary_text, write_index
 
 ROW = {"ratio": .9912, "against": "har", "dm_p": 1e-5, "cover_80": .801, "cover_95": .949, "n": 75000}
-BOT = {"final_equity": 297139.4, "yearly_growth": .085, "max_drawdown": .271, "worst_day": "2000-09-29", "worst_day_return": -.11}
+BOT = {"final_equity": 297139.4, "yearly_growth": .085, "max_drawdown": .271, "worst_day": "2000-09-29",
+       "worst_day_return": -.11}
 CRASH = {"date": "2000-09-29", "budget": {"return": -.11}, "buy_and_hold": {"return": -.519}}
 GATE = {"promoted": True, "reasons": [], "model": "0123456789ab", "time": "2026-01-01T00:00:00+00:00", "who": "Ada"}
 
@@ -34,14 +35,16 @@ def project(tmp_path, panel):
     "What a run leaves behind, as far as the report is concerned. KO's history ends early."
     keep = (panel["ticker"] != "KO") | (panel["date"] < "2003-06-01")
     write_bars(tmp_path / "data/bars.parquet", panel[keep])
-    skill = {"models": {"xgboost": {"21": {**ROW, "dm_p": None}, "1": ROW}}, "skill": {"1": True, "21": False}, "test_from": "2001-01-01"}
+    skill = {"models": {"xgboost": {"21": {**ROW, "dm_p": None}, "1": ROW}}, "skill": {"1": True, "21": False},
+             "test_from": "2001-01-01"}
     drift = {"alarm": True, "drifted": 15, "features": 56, "missing": ["m_r"]}
     money = {"budget": BOT, "buy_and_hold": BOT, "naive": BOT, "crash": CRASH}
     (tmp_path / "metrics").mkdir()
     for name, content in (("evaluate", skill), ("backtest", money), ("drift", drift)):
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
     (tmp_path / "models").mkdir()
-    (tmp_path / "models/promotions.jsonl").write_text(json.dumps({**GATE, "promoted": False}) + "\n" + json.dumps(GATE) + "\n")
+    lines = [json.dumps({**GATE, "promoted": False}), json.dumps(GATE)]
+    (tmp_path / "models/promotions.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
 
 
@@ -70,8 +73,8 @@ def test_facts_come_from_the_files(facts, answer):
     assert list(facts["backtest"]) == ["budget", "buy_and_hold", "naive"]
 
 
-@pytest.mark.parametrize("name", ["metrics/evaluate.json", "metrics/backtest.json", "metrics/drift.json", "models/promotions.jsonl",
-                                  "data/bars.parquet"])
+@pytest.mark.parametrize("name", ["metrics/evaluate.json", "metrics/backtest.json", "metrics/drift.json",
+                                  "models/promotions.jsonl", "data/bars.parquet"])
 def test_a_missing_file_is_named(project, params, answer, name):
     (project / name).unlink()
     with pytest.raises(BadInput, match=rf"{name}: (not found|no price store there)"):
@@ -90,8 +93,8 @@ def test_forecast_is_told_in_prices(answer):
     day, month = answer["forecasts"]
     for name, made in (("next day", day), ("month", month)):
         p = made["prices"]
-        assert row(text, name) == (f"{name} {made['target_date']} {p['0.1']:.2f} – {p['0.9']:.2f} {p['0.025']:.2f} – {p['0.975']:.2f} "
-                                   f"{p['0.5']:.2f} no")
+        inner, outer = f"{p['0.1']:.2f} – {p['0.9']:.2f}", f"{p['0.025']:.2f} – {p['0.975']:.2f}"
+        assert row(text, name) == f"{name} {made['target_date']} {inner} {outer} {p['0.5']:.2f} no"
 
 
 def test_summary_says_it_all(facts):
@@ -127,7 +130,8 @@ def test_page_leads_to_what_is_there(facts, project):
     (reports / "drift.html").write_text("<p>drift</p>")
     (reports / "fan.png").write_bytes(b"\x89PNG fan")
     facts["gate"] = {**GATE, "promoted": False, "reasons": ["<script>alert(1)</script> & more"]}
-    leads = {"Drift <report>": reports / "drift.html", "Scores": project / "metrics/evaluate.json", "Gone": reports / "gone.html"}
+    leads = {"Drift <report>": reports / "drift.html", "Scores": project / "metrics/evaluate.json",
+             "Gone": reports / "gone.html"}
     page = write_index(reports, facts, leads, notes=("made <b>here</b>",))
     text = page.read_text()
     found = re.findall(r'<a href="([^"]+)">([^<]+)</a>', text)

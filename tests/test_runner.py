@@ -51,7 +51,8 @@ def test_declared_types(write):
 @pytest.mark.parametrize(("name", "given", "value"), [
     ("text", "ON", "ON"), ("text", "NO", "NO"), ("text", "TRUE", "TRUE"), ("text", "INF", "INF"), ("text", "1", "1"),
     ("whole", "7", 7), ("whole", 7, 7), ("part", "1", 1.0), ("part", 2, 2.0), ("part", "0.25", 0.25),
-    ("sure", "true", True), ("many", '["ON", "NO"]', ["ON", "NO"]), ("more", '{"a": 1}', {"a": 1}), ("free", "ON", "ON"),
+    ("sure", "true", True), ("many", '["ON", "NO"]', ["ON", "NO"]), ("more", '{"a": 1}', {"a": 1}),
+    ("free", "ON", "ON"),
 ])
 def test_text_becomes_the_declared_type_and_nothing_else(write, name, given, value):
     typed = checked(write(), {name: given})[name]
@@ -80,7 +81,8 @@ def test_wrong_parameter_is_refused_before_a_kernel_starts(write, tmp_path, give
 def test_lost_tag_is_refused_before_a_kernel_starts(write, tmp_path):
     notebook = write("open('started', 'w').close()", tag="other")
     for given in ({}, {"whole": 2}):
-        assert "sample.ipynb: no cell is tagged parameters" in complaint(BadInput, notebook, tmp_path / "o.ipynb", given, cwd=tmp_path)
+        said = complaint(BadInput, notebook, tmp_path / "o.ipynb", given, cwd=tmp_path)
+        assert "sample.ipynb: no cell is tagged parameters" in said
     assert [p.name for p in tmp_path.iterdir()] == ["sample.ipynb"]
 
 
@@ -92,7 +94,8 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
 
 
 def test_run_gives_parameters_folder_and_output(write, tmp_path, capfd):
-    notebook = write("from pathlib import Path", "Path('made').write_text(f'{text} {whole + 1}')", "print('seen')", "whole * 2")
+    notebook = write("from pathlib import Path", "Path('made').write_text(f'{text} {whole + 1}')", "print('seen')",
+                     "whole * 2")
     before = notebook.read_bytes()
     (tmp_path / "work").mkdir()
     out = run_notebook(notebook, tmp_path / "runs/out.ipynb", {"text": "NO", "whole": "20"}, cwd=tmp_path / "work")
@@ -119,7 +122,8 @@ def test_failing_cell_is_named_and_kept(write, tmp_path):
 
 
 def test_error_of_many_lines_is_told_in_one(write, tmp_path):
-    message = complaint(StockmlError, write("raise ValueError('one\\n  two\\n\\nthree')"), tmp_path / "out.ipynb", show=False)
+    message = complaint(StockmlError, write("raise ValueError('one\\n  two\\n\\nthree')"), tmp_path / "out.ipynb",
+                        show=False)
     assert "ValueError: one two three; see" in message
 
 

@@ -95,7 +95,8 @@ def test_a_run_knows_who_when_and_which_code(client, run):
 def test_dirty_is_what_git_says(store, client, monkeypatch, tmp_path):
     monkeypatch.setenv("STOCKML_ROOT", str(tmp_path))
     (tmp_path / "code.py").write_text("1")
-    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm", "x"]):
+    identity = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
 
     def dirty() -> str:
@@ -132,11 +133,13 @@ def test_flat():
 
 def test_what_a_stage_leaves(client, run, tmp_path):
     (tmp_path / "plot.png").write_bytes(b"png")
-    metrics = {"models": {"xgboost": {"1": {"ratio": .99}}}, "promoted": True, "who": "Ada", "gap": float("nan"), "odd name (h=1)": 2}
+    metrics = {"models": {"xgboost": {"1": {"ratio": .99}}}, "promoted": True, "who": "Ada", "gap": float("nan"),
+               "odd name (h=1)": 2}
     params = {"targets": {"horizons": (1, 5)}, "data": {"csv": None, "long": "x" * 9000}}
     tracking.log_stage(client, run, "evaluate", params, metrics, [tmp_path / "plot.png"], {"stockml.data": "abc"})
     data = client.get_run(run).data
-    assert data.metrics == {"evaluate.models.xgboost.1.ratio": .99, "evaluate.promoted": 1, "evaluate.odd name _h_1_": 2}
+    assert data.metrics == {"evaluate.models.xgboost.1.ratio": .99, "evaluate.promoted": 1,
+                            "evaluate.odd name _h_1_": 2}
     assert data.params == {"targets.horizons": "(1, 5)", "data.csv": "None", "data.long": "x" * 6000}
     assert data.tags["stockml.data"] == "abc"
     assert [a.path for a in client.list_artifacts(run, "evaluate")] == ["evaluate/plot.png"]
@@ -164,7 +167,8 @@ def test_registered_model_and_its_aliases(client, run, bundle_folder):
     assert at("challenger") == at("champion") == first
     version = client.get_model_version("stockml", first)
     assert (version.run_id, version.tags, version.source) == (run, {"promoted": "True"}, f"runs:/{run}/bundle")
-    assert {Path(a.path).name for a in client.list_artifacts(run, "bundle")} == {p.name for p in bundle_folder.iterdir()}
+    kept = {Path(a.path).name for a in client.list_artifacts(run, "bundle")}
+    assert kept == {p.name for p in bundle_folder.iterdir()}
     second = tracking.register(run, bundle_folder)
     assert (at("challenger"), at("champion")) == (second, first)
     assert int(second) == int(first) + 1
@@ -179,7 +183,8 @@ def test_history_is_newest_first_and_without_trials(client, run):
     assert len(table) <= 3
     assert not table["name"].str.contains("trial").any()
     newest = table.iloc[0]
-    assert (newest["who"], newest["status"], newest["data"], newest["evaluate.ratio_1"]) == (who(), "RUNNING", "012345678", .99)
+    assert (newest["who"], newest["status"], newest["data"]) == (who(), "RUNNING", "012345678")
+    assert newest["evaluate.ratio_1"] == .99
     assert len(tracking.history(limit=1)) == 1
 
 
@@ -199,7 +204,8 @@ def test_place_that_cannot_be_used(monkeypatch, tmp_path, uri):
 def test_damaged_store_is_named_and_left_alone(monkeypatch, tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"garbage" * 1000)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    assert f"MLflow at sqlite:///{tmp_path}/mlflow.db does not work: (sqlite3.DatabaseError) file is not a database" in refused()
+    said = f"MLflow at sqlite:///{tmp_path}/mlflow.db does not work: (sqlite3.DatabaseError) file is not a database"
+    assert refused().startswith(said)
     assert (tmp_path / "mlflow.db").read_bytes() == b"garbage" * 1000
 
 

@@ -6,7 +6,8 @@ import pytest
 from stockml.files import read_json
 
 STAGES = ["ingest", "features", "search", "train", "evaluate", "backtest", "drift", "promote"]
-MEASURE = """<script>for (const i of document.images) { i.dataset.width = i.naturalWidth; i.dataset.height = i.naturalHeight }
+MEASURE = """<script>
+for (const i of document.images) { i.dataset.width = i.naturalWidth; i.dataset.height = i.naturalHeight }
 document.body.dataset.overflow = document.documentElement.scrollWidth - window.innerWidth</script>"""
 
 
@@ -34,7 +35,8 @@ def test_the_browser_would_tell_of_errors_and_broken_pictures(open_page, tmp_pat
 
 def test_index_shows_forecast_skill_money_and_state(index):
     assert "<title>stockml, as of 2004-12-31</title>" in index.dom
-    for text in ("AAPL from 2004-12-31", "next day", "Skill, out of sample since 2001-01-01", "Backtest, 200,000 EUR in AAPL",
+    for text in ("AAPL from 2004-12-31", "next day", "Skill, out of sample since 2001-01-01",
+                 "Backtest, 200,000 EUR in AAPL",
                  "on 2000-09-29", "Drift: ", "Gate: promoted"):
         assert text in index.dom
     assert index.console == []
@@ -61,8 +63,10 @@ def test_drift_report_draws_its_plots(open_page, project, tmp_path):
     "The page alone, as someone would mail it, with the number of its plots that have colour written into it."
     source = (project / "reports/drift.html").read_text()
     assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="http', source)
-    count = """<script>setTimeout(() => { document.body.dataset.painted = [...document.querySelectorAll("canvas")].filter(c =>
-        c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v)).length }, 5000)</script>"""
+    count = """<script>setTimeout(() => {
+        const painted = c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v)
+        document.body.dataset.painted = [...document.querySelectorAll("canvas")].filter(painted).length
+    }, 5000)</script>"""
     (tmp_path / "drift.html").write_text(source + count)
     page, found = open_page(tmp_path / "drift.html"), read_json(project / "metrics/drift.json")
     text = re.sub(r"<script.*?</script>", "", page.dom.partition("<body")[2], flags=re.S)

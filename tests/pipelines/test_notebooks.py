@@ -67,7 +67,8 @@ def test_stage_notebook(path):
         assert node.annotation.id in TYPED
         assert type(ast.literal_eval(node.value)).__name__ == node.annotation.id
     assert object not in declared(path).values()
-    assert not [c for c in cells if c.cell_type == "code" and (c.outputs or c.execution_count)], "committed without outputs"
+    run = [c for c in cells if c.cell_type == "code" and (c.outputs or c.execution_count)]
+    assert not run, "committed without outputs"
     assert notebook.metadata.kernelspec.name == "python3"
 
 
