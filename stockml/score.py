@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .config import BadInput
 from .files import atomic
 
 # %% ../nbs/10_score.ipynb #e1e3d3ca
@@ -107,7 +108,7 @@ def verdicts(
 ) -> dict[int, bool]: # horizon -> skill
     "Per horizon: does the model beat the best classical one, and is it more than luck?"
     rows = table[table["model"] == model]
-    return {int(r.horizon): bool(r.ratio < 1 and r.dm_p < level) for r in rows.itertuples()}
+    return {int(r.horizon): bool(r.ratio < 1 and r.dm_t < 0 and r.dm_p < level) for r in rows.itertuples()}
 
 # %% ../nbs/10_score.ipynb #47811a87
 def as_metrics(

@@ -177,11 +177,17 @@ def test_nothing_realized_gives_no_scores(forecasts):
 
 
 def test_skill_means_better_and_more_than_luck():
-    rows = [(1, .99, .001), (5, .99, .2), (21, 1.01, .001), (252, .9, np.nan)]
-    table = pd.DataFrame([{"model": m, "horizon": h, "ratio": r if m == "xgboost" else .5, "dm_p": p}
-                          for h, r, p in rows for m in ("har", "xgboost")])
+    rows = [(1, .99, -3., .003), (5, .99, -1., .2), (21, 1.01, 3., .003), (252, .9, np.nan, np.nan)]
+    table = pd.DataFrame([{"model": m, "horizon": h, "ratio": r if m == "xgboost" else .5, "dm_t": t, "dm_p": p}
+                          for h, r, t, p in rows for m in ("har", "xgboost")])
     assert verdicts(table) == {1: True, 5: False, 21: False, 252: False}
-    assert verdicts(table, level=.5)[5] and verdicts(table, "har")[21]
+    assert verdicts(table, level=.5)[5] and verdicts(table, "har")[1]
+
+
+def test_a_significant_loser_has_no_skill():
+    "Its mean over all rows is lower, its mean over the days is higher: the days differ in their number of stocks."
+    table = pd.DataFrame([{"model": "xgboost", "horizon": 1, "ratio": .99, "dm_t": 3., "dm_p": .003}])
+    assert verdicts(table) == {1: False}
 
 
 def test_metrics_are_the_table_nested(forecasts, outcomes):
