@@ -152,6 +152,8 @@ def check_forecasts(
     where: str = "forecasts", # named in the error, e.g. the file
 ) -> pd.DataFrame: # the same, rows numbered from 0
     "Validate a table of forecasts; `BadInput` with the first complaint."
+    if missing := [c for c in QUANTILE_COLUMNS if c not in forecasts]:
+        raise BadInput(f"{where}: without the quantiles {', '.join(missing)}")
     try:
         return FORECASTS.validate(forecasts.reset_index(drop=True))
     except (pa.errors.SchemaError, pa.errors.SchemaErrors) as e:

@@ -194,6 +194,7 @@ def test_forecasts_pass_unchanged(forecasts):
     (lambda f: f.assign(q05=f["q95"]), "quantiles must ascend"),
     (lambda f: f.assign(q50=np.nan), "q50"),
     (lambda f: f.drop(columns="realized"), "realized"),
+    (lambda f: f.drop(columns=["q025", "q95"]), "without the quantiles q025, q95$"),
     (lambda f: f.assign(price=1.0), "price"),
     (lambda f: f.assign(horizon=0), "horizon"),
     (lambda f: pd.concat([f, f]), "not unique"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from stockml.config import BadInput
 from stockml.schema import QUANTILE_COLUMNS, QUANTILES, quantile_name
 from stockml.score import (
     as_metrics,
@@ -172,8 +173,27 @@ def test_horizons_are_scored_apart(forecasts, outcomes):
     assert alone["against"] == "har" and alone["ratio"] == 1 and alone["dm_p"] == 1
 
 
-def test_nothing_realized_gives_no_scores(forecasts):
-    assert score_table(forecasts.assign(realized=np.nan)).empty
+@pytest.mark.parametrize(("damage", "test_from", "said"), [
+    (lambda f: f.assign(realized=np.nan), None, "^nothing to score: no forecast"),
+    (lambda f: f[:0], None, "^nothing to score: no forecast"),
+    (lambda f: f, "2100-01-01", "^nothing to score from 2100-01-01 on: no forecast"),
+    (lambda f: f[f["model"].ne("har") | (f["origin"] < "2001")], "2001-01-01", None),  # no HAR: scored without it
+    (lambda f: f[["model", "ticker", "origin", "horizon", "realized", "q05", "q50", "q95"]], None,
+     "^forecasts: without q10, q90, q025, q975; the intervals cannot be scored$"),
+])
+def test_nothing_to_score_is_said_in_one_line(forecasts, damage, test_from, said):
+    if said is None:
+        assert set(score_table(damage(forecasts), test_from)["model"]) == set(WIDTHS) - {"har"}
+        return
+    with pytest.raises(BadInput, match=said) as e:
+        as_metrics(score_table(damage(forecasts), test_from))
+    assert "\n" not in str(e.value)
+
+
+def test_metrics_need_the_model_they_are_about(forecasts):
+    for table in (pd.DataFrame(), score_table(forecasts[forecasts["model"] != "xgboost"])):
+        with pytest.raises(BadInput, match="^nothing to score: no forecast of xgboost has an outcome$"):
+            as_metrics(table)
 
 
 def test_skill_means_better_and_more_than_luck():
