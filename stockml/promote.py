@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bundle import load_bundle, move_folder
+from .bundle import load_bundle, move_folder, write_manifest
 from .config import BadInput, Gate
-from .files import atomic, lock, plain, write_json
+from .files import atomic, lock, plain
 from .lineage import now, who
 
 # %% ../nbs/20_promote.ipynb #512fece7
@@ -73,7 +73,7 @@ def _install(source: Path, target: Path, manifest: dict[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         shutil.copytree(source, Path(folder) / "new")
-        write_json(Path(folder) / "new/manifest.json", manifest)
+        write_manifest(Path(folder) / "new", manifest)
         move_folder(Path(folder) / "new", target)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from stockml import bundle as module
-from stockml.bundle import FILES, forecast, load_bundle, move_folder, save_bundle
+from stockml.bundle import FILES, forecast, load_bundle, move_folder, save_bundle, write_manifest
 from stockml.config import BadInput, StockmlError
 from stockml.features import MIN_BARS, make_features
 from stockml.files import read_json, write_json
@@ -78,18 +78,53 @@ def test_a_broken_manifest_is_refused(copy, text):
 
 @pytest.mark.parametrize("changes", [
     {"files": {}}, {"files": []}, {"horizons": [1]}, {"quantiles": [.5]}, {"features": ["v_all"]}, {"features": None},
+    {"horizons": ["a", 1]}, {"horizons": [21, 1]}, {"horizons": [1, 1]}, {"horizons": [0, 1]}, {"horizons": [1., 21.]},
+    {"quantiles": ["x"] * 9}, {"quantiles": sorted(QUANTILES)[::-1]}, {"quantiles": [*QUANTILES[:-1], 1.]},
+    {"features": [1, 2]}, {"features": "v_all"}, {"skill": []}, {"skill": {"1": "yes"}}, {"skill": None},
+    {"as_of": None}, {"as_of": "yesterday"}, {"as_of": "2003-02-30"}, {"as_of": "20031231"}, {"as_of": 20031231},
 ])
 def test_a_manifest_that_does_not_fit_is_refused(copy, changes):
-    write_json(copy / "manifest.json", read_json(copy / "manifest.json") | changes)
-    with pytest.raises(BadInput, match="copy"):
+    write_manifest(copy, read_json(copy / "manifest.json") | changes)
+    with pytest.raises(BadInput, match="copy") as e:
         load_bundle(copy)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("key", ["horizons", "quantiles", "features", "as_of", "files", "sha256"])
+def test_a_manifest_needs_what_the_code_reads(copy, key):
+    manifest = read_json(copy / "manifest.json")
+    del manifest[key]
+    write_json(copy / "manifest.json", manifest) if key == "sha256" else write_manifest(copy, manifest)
+    with pytest.raises(BadInput, match=rf"copy/manifest\.json is no manifest of a bundle \({key}: .*\): restore"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("alter", [
+    lambda m: m["features"].reverse(), lambda m: m["features"].__setitem__(0, "zzz"),
+    lambda m: m.update(skill={"1": True, "21": True}), lambda m: m.update(horizons=[1, 5]),
+    lambda m: m.update(quantiles=[q / 2 for q in m["quantiles"]]), lambda m: m.update(as_of="2099-01-01"),
+    lambda m: m.update(who="somebody else"), lambda m: m.update(note="x"), lambda m: m.pop("commit"),
+    lambda m: m.update(sha256="0" * 64),
+])
+def test_an_altered_manifest_is_refused(copy, alter):
+    manifest = read_json(copy / "manifest.json")
+    alter(manifest)
+    write_json(copy / "manifest.json", manifest)
+    with pytest.raises(BadInput, match=r"^\S+copy/manifest\.json is damaged .*: restore the bundle[^\n]*$"):
+        load_bundle(copy)
+
+
+def test_the_layout_of_a_manifest_is_free(copy, bundle):
+    path = copy / "manifest.json"
+    path.write_text(json.dumps(dict(reversed(read_json(path).items()))))
+    assert load_bundle(copy).manifest == bundle.manifest
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_needs_its_hash(copy, name):
     manifest = read_json(copy / "manifest.json")
     del manifest["files"][name]
-    write_json(copy / "manifest.json", manifest)
+    write_manifest(copy, manifest)
     with pytest.raises(BadInput, match=name):
         load_bundle(copy)
 
@@ -98,7 +133,7 @@ def test_no_pickle_is_ever_opened(copy):
     np.savez(copy / "residuals.npz", pooled=np.array([{}], dtype=object))
     manifest = read_json(copy / "manifest.json")
     manifest["files"]["residuals.npz"] = module.sha256(copy / "residuals.npz")
-    write_json(copy / "manifest.json", manifest)
+    write_manifest(copy, manifest)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         load_bundle(copy)
 
