@@ -28,7 +28,7 @@ test: setup lint unit notebooks ## all tests, with coverage
 
 lint: setup ## style, floors, workflows
 	ruff check .
-	PYTHONWARNINGS=ignore lint-imports --no-logo
+	PYTHONWARNINGS=ignore PYTHONPATH=scrapy_project lint-imports --no-logo
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	zizmor --offline --quiet .github/workflows
 
@@ -50,7 +50,7 @@ serve: setup ## the forecast service on http://127.0.0.1:8000
 	@stockml serve
 
 ui: setup ## the experiments in MLflow on http://127.0.0.1:5000
-	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --host 127.0.0.1 --port 5000
+	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
 
 readme: run ## README.md from nbs/index.ipynb and the last run
 	python docs/readme.py
@@ -58,7 +58,7 @@ readme: run ## README.md from nbs/index.ipynb and the last run
 bench: setup ## measure speed and size into docs/PERFORMANCE.md
 	python docs/bench.py $(if $(WHOLE),--whole)
 
-lock: ## resolve requirements.lock anew from settings.ini
+lock: setup ## resolve requirements.lock anew from settings.ini
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --quiet setup.py --output-file requirements.lock
 
 clean: ## remove what runs produce, keep the environment and DVC's cache

@@ -69,10 +69,14 @@ def read_day(
     name: str, # of the option, for the error
 ) -> date | None:
     "A date of the command line. `BadInput` if it is none."
+    if text is None:
+        return None
     try:
-        return date.fromisoformat(text) if text else None
+        if 1900 <= (day := date.fromisoformat(text)).year < 2200:
+            return day
     except ValueError:
-        raise BadInput(f"{name}: not a date (YYYY-MM-DD): {text!r}") from None
+        pass
+    raise BadInput(f"{name}: not a date (YYYY-MM-DD): {text!r}")
 
 
 def read_horizons(
@@ -80,7 +84,7 @@ def read_horizons(
 ) -> tuple[int, ...] | None:
     "Horizons of the command line, in sessions. `BadInput` if they are none."
     try:
-        return tuple(int(h) for h in text.split(",")) if text else None
+        return None if text is None else tuple(sorted({int(h) for h in text.split(",")}))
     except ValueError:
         raise BadInput(f"--horizons: not whole numbers separated by commas: {text!r}") from None
 
@@ -121,12 +125,11 @@ def finish(
 ) -> dict[str, Any]: # see `stockml.report.gather`
     "One real forecast over HTTP, and the page that shows everything. `StockmlError` without a champion."
     from stockml.client import ask, service
-    from stockml.prices import read_bars
     from stockml.report import gather, plot_fan, write_index
 
     if not (root / "models/champion").exists():
         raise StockmlError("no champion: the gate has refused every model so far; see models/promotions.jsonl")
-    bars = read_bars(root / "data/bars.parquet", params.data.as_of, [params.bot.ticker])
+    bars = history_of(params.bot.ticker, None, params.data.as_of)
     with service() as url:
         answer = ask(url, bars)
     facts = gather(root, params, {**answer, "close": float(bars["close"].iloc[-1])})
@@ -163,8 +166,9 @@ def stage(
 
     Example: stockml stage backtest -p 'changes={"bot.risk_budget": "0.01"}'
     """
-    from stockml.pipeline import run_stage
+    from stockml.pipeline import leash, run_stage
 
+    leash()
     run_stage(name, read_changes(parameter, "-p"), timeout)
 
 # %% ../nbs/25_cli.ipynb #d5423a3c
@@ -263,6 +267,8 @@ def evaluate(
     from stockml.files import atomic
 
     first, last = read_day(test_from, "--test-from"), read_day(test_to, "--test-to")
+    if out.is_dir() or out.resolve() == bars.resolve():
+        raise BadInput(f"--out: {out} is {'a folder' if out.is_dir() else 'the input'}: name another file")
     panel, begin, end = panel_for(bars, first, last)
     made = walked(panel, begin, first, read_changes(changes))
     made = made[made["origin"].dt.date.between(first, end)].reset_index(drop=True)

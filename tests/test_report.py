@@ -12,12 +12,23 @@ from stockml.bundle import forecast
 from stockml.config import BadInput
 from stockml.prices import write_bars
 from stockml.report import forecast_text, gather, plot_fan, span, summary_text, write_index
+from stockml.schema import QUANTILE_COLUMNS
 
 ROW = {"ratio": .9912, "against": "har", "dm_p": 1e-5, "cover_80": .801, "cover_95": .949, "n": 75000}
 BOT = {"final_equity": 297139.4, "yearly_growth": .085, "max_drawdown": .271, "worst_day": "2000-09-29",
        "worst_day_return": -.11}
 CRASH = {"date": "2000-09-29", "budget": {"return": -.11}, "buy_and_hold": {"return": -.519}}
 GATE = {"promoted": True, "reasons": [], "model": "0123456789ab", "time": "2026-01-01T00:00:00+00:00", "who": "Ada"}
+
+
+MADE = {"who": "Ada", "trained_at": "2026-01-01T00:00:00+00:00", "commit": "c" * 40, "dirty": True, "data_sha256": "d" * 64, "run_id": "1f"}
+
+
+def forecasts(model: str, width: float) -> pd.DataFrame:
+    "Of a price that stands still: the loss is as wide as the forecast."
+    days = pd.bdate_range("2002-01-01", periods=50).as_unit("ms")
+    quantiles = {c: width * (i - 4.) for i, c in enumerate(QUANTILE_COLUMNS)}
+    return pd.DataFrame({"model": model, "ticker": "AAPL", "origin": days, "horizon": 1, **quantiles, "realized": 0., "fold": 0})
 
 
 @pytest.fixture
@@ -38,11 +49,15 @@ def project(tmp_path, panel):
     skill = {"models": {"xgboost": {"21": {**ROW, "dm_p": None}, "1": ROW}}, "skill": {"1": True, "21": False},
              "test_from": "2001-01-01"}
     drift = {"alarm": True, "drifted": 15, "features": 56, "missing": ["m_r"]}
-    money = {"budget": BOT, "buy_and_hold": BOT, "naive": BOT, "crash": CRASH}
+    money = {"budget": BOT, "buy_and_hold": BOT, "naive": BOT, "crash": CRASH, "days": {"from": "2000-01-03", "to": "2003-12-31"}}
     (tmp_path / "metrics").mkdir()
     for name, content in (("evaluate", skill), ("backtest", money), ("drift", drift)):
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
     (tmp_path / "models").mkdir()
+    (tmp_path / "models/champion").mkdir()
+    (tmp_path / "models/champion/manifest.json").write_text(json.dumps(MADE))
+    (tmp_path / "reports").mkdir()
+    pd.concat([forecasts("xgboost", 1), forecasts("har", 2)]).to_parquet(tmp_path / "reports/forecasts.parquet")
     lines = [json.dumps({**GATE, "promoted": False}), json.dumps(GATE)]
     (tmp_path / "models/promotions.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
@@ -100,9 +115,10 @@ def test_forecast_is_told_in_prices(answer):
 def test_summary_says_it_all(facts):
     text = summary_text(facts)
     skill = text.partition("Skill, out of sample since 2001-01-01")[2]
-    assert row(skill, "next day") == "next day 0.9912 har 1e-05 80.1% 94.9% 75,000 skill"
-    assert row(skill, "month") == "month 0.9912 har – 80.1% 94.9% 75,000 no skill shown"
-    assert "Backtest, 200,000 EUR in AAPL, after costs" in text
+    assert row(skill, "next day") == "next day 0.9912 har 1e-05 80.1% 94.9% 75,000 skill 0.5000"
+    assert row(skill, "month") == "month 0.9912 har – 80.1% 94.9% 75,000 no skill shown –"
+    assert "Backtest, 200,000 EUR in AAPL, 2000-01-03 to 2003-12-31, after costs" in text
+    assert f"by Ada, commit {'c' * 9} (changed since), data {'d' * 9}, MLflow run 1f." in text
     assert row(text, "budget") == "budget 297,139 +8.5% 27.1% 2000-09-29 -11.0% -11.0%"
     assert row(text, "buy and hold").endswith("-51.9%")
     assert row(text, "naive").endswith(" –")  # nothing is known of its day
@@ -114,25 +130,24 @@ def test_summary_says_it_all(facts):
 def test_summary_of_the_other_outcomes(facts):
     facts |= {"stale": {t: date(2020, 1, 1) for t in "ABCDEF"}, "drift": {**facts["drift"], "alarm": False},
               "gate": {**GATE, "promoted": False, "reasons": ["too wide", "too late"]},
-              "skill": [{"horizon": 1, **ROW, "ratio": None, "dm_p": None, "skill": False}]}
+              "skill": [{"horizon": 1, **ROW, "ratio": None, "dm_p": None, "skill": False, "own": None}]}
     text = summary_text(facts)
     assert "Drift: no alarm" in text
     assert "Gate: refused: too wide; too late (model" in text
     assert "Stale: 6 histories ended before 2003-12-31 (A, B, C, D and 2 more, last 2020-01-01)" in text
     skill = text.partition("Skill, ")[2]
-    assert row(skill, "next day") == "next day – har – 80.1% 94.9% 75,000 no skill shown"
+    assert row(skill, "next day") == "next day – har – 80.1% 94.9% 75,000 no skill shown –"
     assert "Stale" not in summary_text({**facts, "stale": {}})
 
 
 def test_page_leads_to_what_is_there(facts, project):
     reports = project / "reports"
-    reports.mkdir()
     (reports / "drift.html").write_text("<p>drift</p>")
     (reports / "fan.png").write_bytes(b"\x89PNG fan")
     facts["gate"] = {**GATE, "promoted": False, "reasons": ["<script>alert(1)</script> & more"]}
     leads = {"Drift <report>": reports / "drift.html", "Scores": project / "metrics/evaluate.json",
              "Gone": reports / "gone.html"}
-    page = write_index(reports, facts, leads, notes=("made <b>here</b>",))
+    page = write_index(reports, facts, leads)
     text = page.read_text()
     found = re.findall(r'<a href="([^"]+)">([^<]+)</a>', text)
     assert found == [("drift.html", "Drift &lt;report&gt;"), ("../metrics/evaluate.json", "Scores")]
@@ -140,7 +155,6 @@ def test_page_leads_to_what_is_there(facts, project):
     assert text.count("<img") == 1  # no broken pictures for plots that are not there
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
-    assert "<p>made <b>here</b></p>" in text
     assert "stockml, as of 2003-12-31" in text
     assert not re.search(r'(?:src|href)="https?:', text)
 
