@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPIDERS', 'scrapy_folder', 'program', 'price_site', 'set_clock', 'crawl', 'follow', 'remove', 'restated', 'from_csv',
-           'IngestReport', 'report_on', 'ingest', 'clear', 'scrape']
+           'IngestReport', 'report_on', 'ingest', 'sweep', 'trim', 'scrape']
 
 # %% ../nbs/17_ingest.ipynb #840cb96b
 import json
@@ -176,7 +176,7 @@ class IngestReport(NamedTuple):
     restated: int # bars that the source now tells otherwise
     unchanged: int # bars of the overlap
     quarantined: int # rows that were no bars; they stand in the quarantine with their reasons
-    removed: int # bars after `as_of`
+    removed: int # bars after `as_of`, and of tickers that were pruned
     refetched: list[str] # tickers whose whole history was restated, by a split for instance
     stale: dict[str, date] # ticker -> last session, of histories that ended before `as_of`
     gaps: dict[str, int] # ticker -> sessions that it lacks between its first and last
@@ -206,33 +206,47 @@ def ingest(
     base_url: str | None = None, # None = the bundled site (exchange) or the provider's own host
     csv: Path | None = None, # for source "csv"
     quarantine: Path | None = None, # JSON lines of refused rows; None = quarantine.jsonl beside the store
+    prune: bool = False, # drop tickers that were not asked for, so that the store follows the parameters
     timeout_s: float = 900, # for the spider
     say: Callable[[str], None] = print, # gets progress, a line a ticker
 ) -> IngestReport:
-    "Bring the store up to date. `BadInput` in one line if the source fails; what had arrived by then is kept."
+    "Bring the store up to date. `BadInput` in one line if the source fails; the store has then lost nothing."
     store, tickers, begun = Path(store).resolve(), tuple(t.strip().upper() for t in tickers), time.monotonic()
     quarantine = Path(quarantine or store.with_name("quarantine.jsonl")).resolve()
     with lock(store.parent / f".{store.name}.ingest.lock", what=f"ingest into {store.name}"):
-        removed = clear(store, quarantine, as_of)
+        sweep(store, quarantine)
         if source == "csv":
             if csv is None:
                 raise BadInput("source csv: name the file (data.csv in params.yaml, or --csv)")
             done = from_csv(store, Path(csv), as_of, tickers)
         else:
             done = scrape(store, source, as_of, tickers, base_url, quarantine, timeout_s, say)
+        removed = trim(store, as_of, done["tickers"] if prune else None)
     return report_on(store, as_of, source=source, removed=removed, **done, seconds=round(time.monotonic() - begun, 3))
 
 # %% ../nbs/17_ingest.ipynb #cb0150a5
-def clear(
-    store: Path,
-    quarantine: Path,
-    as_of: date | None,
-) -> int: # bars removed
-    "Before a run: sweep up what killed writers left beside both files, and take out bars after `as_of`."
-    for path in (store, quarantine):
+def sweep(
+    *paths: Path,
+) -> None:
+    "Before a run: remove what killed writers left beside these files."
+    for path in paths:
         for left in path.parent.glob(f".{path.name}.*.tmp"):
             left.unlink(missing_ok=True)
-    return remove(store, lambda b: b["date"] > pd.Timestamp(as_of)) if as_of and store.exists() else 0
+
+
+def trim(
+    store: Path,
+    as_of: date | None, # later bars go
+    tickers: list[str] | None, # bars of others go; None = none of them
+) -> int: # how many went
+    "After a run, when nothing can fail any more. `BadInput` if no bar would be left; the store is then as it was."
+    def gone(bars: pd.DataFrame) -> pd.Series:
+        kept = (bars["date"] <= pd.Timestamp(as_of or date.max)) & (bars["ticker"].isin(tickers) if tickers else True)
+        if not kept.any():
+            raise BadInput(f"{store}: not one bar of {', '.join(tickers or ['any ticker'])} up to {as_of or 'its end'}; it stays as it was")
+        return ~kept
+
+    return remove(store, gone) if store.exists() else 0
 
 # %% ../nbs/17_ingest.ipynb #a52b0537
 def scrape(

@@ -10,7 +10,7 @@ from mishaps import ended
 
 from stockml.config import BadInput, StockmlError
 from stockml.files import lock
-from stockml.ingest import crawl, follow, ingest, price_site, program, remove, restated, scrapy_folder
+from stockml.ingest import crawl, follow, ingest, price_site, program, remove, restated, scrapy_folder, trim
 from stockml.prices import read_bars, write_bars
 
 AS_OF = date(2020, 1, 31)
@@ -25,9 +25,9 @@ def store(tmp_path):
 @pytest.fixture
 def from_csv(store, tmp_path):
     "Ingest a CSV of this text."
-    def run(text: str, tickers=("MINE",), as_of=AS_OF):
+    def run(text: str, tickers=("MINE",), as_of=AS_OF, **options):
         (tmp_path / "mine.csv").write_text(text)
-        return ingest(store, "csv", as_of=as_of, tickers=tickers, csv=tmp_path / "mine.csv")
+        return ingest(store, "csv", as_of=as_of, tickers=tickers, csv=tmp_path / "mine.csv", **options)
 
     return run
 
@@ -114,6 +114,50 @@ class TestCsv:
                 pytest.raises(BadInput, match=r"another ingest into bars\.parquet is under way .*: wait until it ends"):
             from_csv(GOOD)
         assert not store.exists()
+
+
+class TestWhatLeavesTheStore:
+    @pytest.mark.parametrize(("source", "options"), [
+        ("bloomberg", {}), ("csv", {}), ("csv", {"csv": "none.csv"}), ("stooq", {}),
+        ("exchange", {"tickers": ("KO",), "base_url": "http://127.0.0.1:9"}),
+    ])
+    def test_nothing_if_the_run_fails(self, from_csv, store, source, options):
+        from_csv(GOOD)
+        before = store.read_bytes()
+        with pytest.raises(BadInput):
+            ingest(store, source, as_of=date(2020, 1, 3), prune=True, say=lambda _: None, **options)
+        assert store.read_bytes() == before
+
+    def test_nothing_if_a_line_is_bad(self, from_csv, store):
+        from_csv(GOOD)
+        before = store.read_bytes()
+        with pytest.raises(BadInput, match="line 4: date: 2020-01-06 is after 2020-01-03"):
+            from_csv(GOOD, as_of=date(2020, 1, 3))
+        assert store.read_bytes() == before
+
+    def test_tickers_that_were_not_asked_for_go_if_told_so(self, from_csv, store):
+        from_csv(GOOD, tickers=("OTHER",))
+        assert from_csv(GOOD).removed == 0
+        assert set(read_bars(store)["ticker"]) == {"MINE", "OTHER"}
+        assert from_csv(GOOD, prune=True).removed == 3
+        assert set(read_bars(store)["ticker"]) == {"MINE"}
+
+    def test_together_in_one_write(self, panel, store, monkeypatch):
+        write_bars(store, panel)
+        writes = []
+        monkeypatch.setattr("stockml.ingest.write_bars", lambda *args: writes.append(args) or write_bars(*args))
+        kept = panel[(panel["ticker"] == "KO") & (panel["date"] <= "2000-09-28")].reset_index(drop=True)
+        assert trim(store, date(2000, 9, 28), ["KO"]) == len(panel) - len(kept)
+        pd.testing.assert_frame_equal(read_bars(store), kept)
+        assert len(writes) == 1
+
+    @pytest.mark.parametrize(("as_of", "tickers"), [(date(1900, 1, 1), None), (None, ["XYZ"]), (date(1900, 1, 1), ["KO"])])
+    def test_never_all_of_it(self, panel, store, as_of, tickers):
+        write_bars(store, panel)
+        before = store.read_bytes()
+        with pytest.raises(BadInput, match=r"bars\.parquet: not one bar of .*; it stays as it was$"):
+            trim(store, as_of, tickers)
+        assert store.read_bytes() == before
 
 
 class TestRestated:

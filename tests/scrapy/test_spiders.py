@@ -167,6 +167,26 @@ class TestIncremental:
         assert scrape.holds(site.bars())
         assert all("&end=2020-08-28" in path for path in site.paths)
 
+    @pytest.mark.parametrize("source", SOURCES)
+    def test_clock_set_back_to_before_a_split_gives_the_units_of_that_day(self, open_site, scrape, source):
+        site = open_site("restate=AAPL:2:2020-08-31")
+        scrape.knows(site.bars())
+        site.market.clock = BEFORE
+        assert scrape(site, source, as_of=BEFORE).refetched == ["AAPL"]
+        assert scrape.holds(site.bars())
+
+    def test_clock_set_back_before_all_history_keeps_the_store(self, open_site, scrape):
+        site = open_site()
+        before = scrape.knows(site.bars())
+        scrape.error(site, as_of=date(1999, 1, 1))
+        assert scrape.store.read_bytes() == before
+
+    def test_pruned_store_has_the_tickers_of_this_run_only(self, open_site, scrape):
+        site = open_site()
+        scrape.knows(site.bars())
+        assert scrape(site, tickers=("ko",), prune=True).removed == len(site.bars("AAPL", "XOM"))
+        assert scrape.holds(site.bars("KO"))
+
     def test_new_ticker_beside_known_ones_comes_whole(self, open_site, scrape):
         site = open_site()
         scrape.knows(site.bars("KO"))

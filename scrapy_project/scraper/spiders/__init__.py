@@ -92,7 +92,7 @@ class HistorySpider(scrapy.Spider):
         store = Path(self.settings["STORE"])
         if not store.exists():
             return {}, {}
-        bars = read_bars(store)
+        bars = read_bars(store, self.as_of)  # a clock that was set back does not know what came later
         close = pd.Series(bars["adj_close"].to_numpy(), index=zip(bars["ticker"], bars["date"].dt.date, strict=True))
         ends = bars.groupby("ticker")["date"].max()
         starts = {ticker: end.date() - OVERLAP + timedelta(days=1) for ticker, end in ends.items()}
