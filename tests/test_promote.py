@@ -66,6 +66,23 @@ def test_a_gated_horizon_without_a_score_is_refused(metrics):
         judge(metrics, GATE)
 
 
+NO_SCORES = [[], None, "x", {"models": []}, {"models": {"xgboost": []}}, {"models": {"xgboost": {"1": [], "21": []}}},
+             scored(ratio="x"), scored(cover_95=[]), scored(against=None), METRICS | {"skill": []},
+             {"models": {"xgboost": {"1": {}, "21": {}}}}, METRICS | {"skill": {"1": "yes"}}]
+
+
+@pytest.mark.parametrize("metrics", NO_SCORES)
+def test_what_are_no_scores_is_refused_in_one_line(models, metrics):
+    with pytest.raises(BadInput, match=r"^metrics: [^\n]+; run the evaluate stage again$"):
+        decide(models, metrics)
+    assert not (models / "champion").exists() and decisions(models / "promotions.jsonl") == []
+
+
+def test_without_verdicts_no_skill_is_claimed(models):
+    assert decide(models, {"models": METRICS["models"]}).promoted
+    assert load_bundle(models / "champion").manifest["skill"] == {}
+
+
 def test_the_first_champion(models):
     before = state(models / "challenger")
     assert decide(models).promoted
@@ -107,7 +124,7 @@ def test_every_decision_is_logged(models):
     assert refused["reasons"] == ["h=21: pinball is 1.2000 times that of har, more than 1"]
     assert refused["ratios"] == {"1": .99, "21": 1.2}
     manifest = read_json(models / "champion/manifest.json")
-    assert promoted["model"] == manifest["files"]["model.ubj"][:12]
+    assert {d["model"] for d in (refused, promoted)} == {load_bundle(models / f).version for f in ("challenger", "champion")}
     assert {k: promoted[k] for k in ("as_of", "commit", "who")} == {
         "as_of": manifest["as_of"], "commit": manifest["commit"], "who": manifest["promoted_by"]}
 
@@ -130,6 +147,18 @@ def test_missing_scores_decide_nothing(models):
     before = state(models)
     with pytest.raises(BadInput, match="was not scored"):
         decide(models, {"models": {}})
+    assert state(models) == before
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"3", b"null", b"\xff", b""])
+def test_a_damaged_log_decides_nothing(models, line):
+    decide(models)
+    log = models / "promotions.jsonl"
+    log.write_bytes(log.read_bytes() + line + b"\n")
+    before = state(models)
+    for ask in (lambda: decisions(log), lambda: decide(models, scored(ratio=1.2))):
+        with pytest.raises(BadInput, match=r"promotions\.jsonl: line 2 is no decision; [^\n]+$"):
+            ask()
     assert state(models) == before
 
 

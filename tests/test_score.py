@@ -192,7 +192,7 @@ def test_nothing_to_score_is_said_in_one_line(forecasts, damage, test_from, said
 
 def test_metrics_need_the_model_they_are_about(forecasts):
     for table in (pd.DataFrame(), score_table(forecasts[forecasts["model"] != "xgboost"])):
-        with pytest.raises(BadInput, match="^nothing to score: no forecast of xgboost has an outcome$"):
+        with pytest.raises(BadInput, match=r"^nothing to score: no forecast of xgboost has an outcome$"):
             as_metrics(table)
 
 
