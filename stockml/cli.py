@@ -88,7 +88,7 @@ def read_horizons(
     except ValueError:
         raise BadInput(f"--horizons: not whole numbers separated by commas: {text!r}") from None
 
-
+# %% ../nbs/25_cli.ipynb #01c1d466
 def read_changes(
     texts: list[str], # "key=value"
     option: str = "--set", # for the error

@@ -111,7 +111,7 @@ def money_text(facts: dict[str, Any]) -> str:
     return "\n".join([f"Backtest, {facts['bot']['capital']:,.0f} EUR in {facts['bot']['ticker']}, "
                       f"{facts['bot']['from']} to {facts['bot']['to']}, after costs", *lines])
 
-
+# %% ../nbs/24_report.ipynb #c47db541
 def made_by(manifest: dict[str, Any]) -> str:
     "Who made the champion, when, from what."
     commit = f"{str(manifest.get('commit'))[:9]}{' (changed since)' if manifest.get('dirty') else ''}"
