@@ -5,10 +5,11 @@ from copy import deepcopy
 
 import pytest
 
-from stockml.bundle import load_bundle
+from stockml import tracking
+from stockml.bundle import load_bundle, write_manifest
 from stockml.config import BadInput, Gate
 from stockml.files import lock, read_json, sha256
-from stockml.promote import decisions, judge, promote
+from stockml.promote import decisions, judge, promote, promote_and_register
 
 GATE = Gate(max_ratio=1., horizons=(1, 21), coverage_95=(.93, .97))
 ROW = {"ratio": .99, "against": "har", "cover_95": .95}
@@ -188,3 +189,75 @@ def test_the_log_survives_a_reader_of_lines(models):
         decide(models)
     lines = (models / "promotions.jsonl").read_text().splitlines()
     assert [json.loads(line)["promoted"] for line in lines] == [True] * 3
+
+
+# the registry
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    "An MLflow of this module's own."
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def mlflow(store, monkeypatch):
+    "A client of it, outside any stage."
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for name in ("MLFLOW_RUN_ID", tracking.TOKEN):
+        monkeypatch.delenv(name, raising=False)
+    return tracking.connect()
+
+
+def decide_and_register(models, metrics=METRICS):
+    return promote_and_register(models / "challenger", models / "champion", metrics, GATE, models / "promotions.jsonl")
+
+
+def trained_by(models, run):
+    "Write a run into the challenger's manifest."
+    write_manifest(models / "challenger", read_json(models / "challenger/manifest.json") | {"run_id": run})
+
+
+def versions(client) -> dict[str, str]:
+    "Alias -> version."
+    return dict(client.get_registered_model(tracking.MODEL).aliases)
+
+
+def test_the_aliases_follow_the_gate(models, mlflow, monkeypatch, tmp_path):
+    trained, stage = (tracking.join_run(mlflow, name) for name in ("train", "promote"))
+    trained_by(models, trained)
+    decision, said = decide_and_register(models)
+    first = versions(mlflow)
+    assert decision.promoted and said == f"registered as version {first['champion']}: challenger, champion"
+    made = mlflow.get_model_version_by_alias(tracking.MODEL, "champion")
+    assert (made.run_id, made.tags) == (trained, {"promoted": "True"})
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    mlflow.download_artifacts(trained, "bundle", str(kept))
+    assert state(kept / "bundle") == state(models / "champion")
+    monkeypatch.setenv("MLFLOW_RUN_ID", stage)
+    decision, said = decide_and_register(models, scored(ratio=1.2))
+    second = versions(mlflow)
+    assert not decision.promoted and said == f"registered as version {second['challenger']}: challenger"
+    assert second["champion"] == first["champion"] != second["challenger"]
+    assert mlflow.get_model_version_by_alias(tracking.MODEL, "challenger").run_id == stage
+
+
+@pytest.mark.parametrize(("run", "said"), [
+    (None, "not registered: the model belongs to no MLflow run"),
+    ("0" * 32, f"not registered: run {'0' * 32} is not in this MLflow"),
+])
+def test_a_model_of_no_known_run_is_promoted_and_not_registered(models, mlflow, run, said):
+    trained_by(models, run)
+    before = [v.version for v in mlflow.search_model_versions()]
+    decision, line = decide_and_register(models)
+    assert decision.promoted and line == said and (models / "champion").exists()
+    assert [v.version for v in mlflow.search_model_versions()] == before
+
+
+def test_a_broken_mlflow_does_not_undo_a_decision(models, monkeypatch, tmp_path):
+    (tmp_path / "broken.db").write_bytes(b"garbage" * 1000)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    decision, line = decide_and_register(models)
+    assert decision.promoted and line.startswith("not registered: MLflow at") and "\n" not in line
+    assert len(decisions(models / "promotions.jsonl")) == 1
