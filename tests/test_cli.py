@@ -368,7 +368,7 @@ def test_score_agrees_with_evaluate(evaluated):
     assert re.search(r"horizon +model +n +pinball", text.out)
     assert "nothing" not in text.out
     nothing = call("score", path, "--test-from", "2003-12-31")
-    assert nothing == (2, "", "stockml: no forecast from 2003-12-31 on has an outcome yet\n")
+    assert nothing == (2, "", "stockml: nothing to score from 2003-12-31 on: no forecast that every model made has an outcome\n")
 
 
 def test_evaluate_closes_only_as_csv(panel, tmp_path, evaluated):
@@ -510,7 +510,8 @@ def test_end_of_the_main_job(shop, evaluated, tmp_path, monkeypatch):
     (root / "reports").mkdir()
     shutil.copy(evaluated[0], root / "reports")
     facts = call("backtest", "--json").json()
-    write_json(root / "metrics/backtest.json", {**facts["backtest"], "crash": facts["crash"]})
+    days = {k: facts["bot"][k] for k in ("from", "to")}
+    write_json(root / "metrics/backtest.json", {**facts["backtest"], "crash": facts["crash"], "days": days})
     write_json(root / "metrics/drift.json", {"alarm": False, "drifted": 0, "features": 40, "missing": []})
     rows = {str(r["horizon"]): r for r in call("score", evaluated[0], "--json").json() if r["model"] == "xgboost"}
     skill = {"skill": dict.fromkeys(rows, False), "test_from": "2001-01-01"}
