@@ -79,7 +79,7 @@ def losses(
     values = pinball(rows["realized"].to_numpy(float), rows[list(columns)].to_numpy(float), np.array([*columns.values()]))
     return pd.Series(values, pd.DatetimeIndex(rows["origin"]))
 
-
+# %% ../nbs/10_score.ipynb #b80c2e57
 def score_table(
     forecasts: pd.DataFrame, # columns of `schema.FORECASTS`
     test_from: object = None, # first origin that is scored; None = all
