@@ -387,8 +387,6 @@ def print_scores(
     from stockml.score import score_table
 
     table = score_table(made, test_from)
-    if table.empty:
-        raise BadInput(f"no forecast from {test_from} on has an outcome yet")
     forms = {"pinball": "{:.5f}", "ratio": "{:.4f}", "cover_80": "{:.1%}", "cover_95": "{:.1%}",
              "dm_t": "{:.1f}", "dm_p": "{:.1g}", "n": "{:,}"}
     text = table.to_string(index=False, formatters={k: v.format for k, v in forms.items()})
@@ -419,7 +417,8 @@ def backtest(
     points = bot.naive_points(bars, make_features(bars), folds(bars["date"], s.forecast_from, s.refit_months, s.embargo))
     runs = bot.backtest(bars, made.set_index("origin")["q025"], points, params.bot)
     day = "2000-09-29"
-    facts = {"bot": {"ticker": ticker, "capital": params.bot.capital}, "crash": {"date": day, **bot.day_report(runs, day)},
+    days = runs["budget"].index
+    facts = {"bot": {"ticker": ticker, "capital": params.bot.capital, "from": days[0].date(), "to": days[-1].date()}, "crash": {"date": day, **bot.day_report(runs, day)},
              "backtest": plain({name: bot.summarize(r.index, r) for name, r in runs.items()})}
     show(facts, money_text(facts), as_json)
 
@@ -431,11 +430,12 @@ def promote(as_json: AsJson = False) -> None:
     Example: stockml promote
     """
     from stockml.files import read_json
-    from stockml.promote import promote as promote_
+    from stockml.promote import promote_and_register
 
-    models = project_root() / "models"
-    decision = promote_(models / "challenger", models / "champion", read_json(project_root() / "metrics/evaluate.json"), load_params().gate,
-                        models / "promotions.jsonl")
+    models, scores = project_root() / "models", read_json(project_root() / "metrics/evaluate.json")
+    decision, registered = promote_and_register(models / "challenger", models / "champion", scores, load_params().gate,
+                                                models / "promotions.jsonl")
+    note(registered)
     show(decision._asdict(), "promoted" if decision.promoted else "refused: " + "; ".join(decision.reasons), as_json)
 
 # %% ../nbs/25_cli.ipynb #666dbe0e

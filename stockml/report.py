@@ -48,8 +48,10 @@ def own_ratios(
 ) -> dict[int, float]: # horizon -> ratio
     "The model against the best classical one on a single stock; the verdicts are over the whole panel."
     made = pd.read_parquet(root / "reports/forecasts.parquet", filters=[("ticker", "==", ticker)])
+    if made["realized"].notna().sum() == 0:
+        return {}
     table = score_table(made, test_from)
-    return {} if table.empty else table[table["model"] == "xgboost"].set_index("horizon")["ratio"].to_dict()
+    return table[table["model"] == "xgboost"].set_index("horizon")["ratio"].to_dict()
 
 # %% ../nbs/24_report.ipynb #9fc41b82
 SPANS = {1: "next day", 5: "week", 21: "month", 252: "year", 504: "two years"}

@@ -258,9 +258,9 @@ def told(shop, tmp_path_factory) -> dict[str, tuple[Answer, bool]]:
             before, env = state(folder), environment(folder) | {"STOCKML_ROOT": str(folder)}
             warm.stdin.write(json.dumps({"args": args, "cwd": str(folder), "env": env}) + "\n")
             warm.stdin.flush()
-            code = int(warm.stdout.readline())
+            assert (code := warm.stdout.readline()), "the command cannot even be imported"
             said = (Path(f"{folder}.{stream}").read_text() for stream in ("out", "err"))
-            answers[name] = Answer(code, *said), state(folder) == before
+            answers[name] = Answer(int(code), *said), state(folder) == before
     return answers
 
 
@@ -427,7 +427,7 @@ def test_backtest(evaluated, shop, tmp_path, monkeypatch):
     assert shy["backtest"]["budget"]["mean_weight"] < bold["backtest"]["budget"]["mean_weight"]
     assert shy["backtest"]["buy_and_hold"] == bold["backtest"]["buy_and_hold"]
     assert (bold["bot"]["ticker"], bold["crash"]) == ("AAPL", {"date": "2000-09-29"})  # before the walk
-    assert call("backtest", "--ticker", "ko").out.startswith("Backtest, 200,000 EUR in KO, after costs\n")
+    assert call("backtest", "--ticker", "ko").out.startswith("Backtest, 200,000 EUR in KO, 2001-01-02 to 2003-12-31, after costs\n")
 
 
 def test_promote_and_its_history(shop, tmp_path, monkeypatch):
@@ -436,7 +436,7 @@ def test_promote_and_its_history(shop, tmp_path, monkeypatch):
     assert call("promote", "--json").json() == {"promoted": True, "reasons": []}
     set_params(tmp_path / "shop", {"gate": {"max_ratio": .5}})
     refused = call("promote")
-    assert (refused.code, refused.err) == (0, "")
+    assert (refused.code, refused.err) == (0, "not registered: the model belongs to no MLflow run\n")
     assert refused.out.startswith("refused: h=1: pinball is 0.9900 times that of har, more than 0.5; h=21: ")
     first, second = call("history", "--json").json()["decisions"]
     assert (first["promoted"], second["promoted"]) == (True, False)
