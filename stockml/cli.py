@@ -418,7 +418,8 @@ def backtest(
     runs = bot.backtest(bars, made.set_index("origin")["q025"], points, params.bot)
     day = "2000-09-29"
     days = runs["budget"].index
-    facts = {"bot": {"ticker": ticker, "capital": params.bot.capital, "from": days[0].date(), "to": days[-1].date()}, "crash": {"date": day, **bot.day_report(runs, day)},
+    facts = {"bot": {"ticker": ticker, "capital": params.bot.capital, "from": days[0].date(), "to": days[-1].date()},
+             "crash": {"date": day, **bot.day_report(runs, day)},
              "backtest": plain({name: bot.summarize(r.index, r) for name, r in runs.items()})}
     show(facts, money_text(facts), as_json)
 

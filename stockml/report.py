@@ -40,7 +40,7 @@ def gather(
             "champion": read_json(root / "models/champion/manifest.json"),
             "stale": dict(zip(ended["ticker"], ended["last"].dt.date, strict=True)), "gate": gate[-1]}
 
-
+# %% ../nbs/24_report.ipynb #300db23e
 def own_ratios(
     root: Path,
     ticker: str,

@@ -258,7 +258,8 @@ def told(shop, tmp_path_factory) -> dict[str, tuple[Answer, bool]]:
             before, env = state(folder), environment(folder) | {"STOCKML_ROOT": str(folder)}
             warm.stdin.write(json.dumps({"args": args, "cwd": str(folder), "env": env}) + "\n")
             warm.stdin.flush()
-            assert (code := warm.stdout.readline()), "the command cannot even be imported"
+            code = warm.stdout.readline()
+            assert code, "the command cannot even be imported"
             said = (Path(f"{folder}.{stream}").read_text() for stream in ("out", "err"))
             answers[name] = Answer(int(code), *said), state(folder) == before
     return answers
