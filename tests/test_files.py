@@ -56,20 +56,26 @@ def test_error_while_writing_leaves_what_was_there(target):
 
 
 def test_full_disk_in_the_middle_of_a_write(target):
-    with full_disk(1000), pytest.raises(StockmlError, match=r"a\.json: could not be written .*too large.*untouched$"):
+    with full_disk(1000), pytest.raises(BadInput, match=r"a\.json: could not be written .*too large.*untouched$"):
         write_json(target, list(range(1000)))
     assert untouched(target)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_full_disk_at_the_last_moment(target, monkeypatch, call):
+@pytest.mark.parametrize(("code", "words", "kind"), [
+    (errno.ENOSPC, "No space left on device", BadInput),
+    (errno.EDQUOT, "Disk quota exceeded", BadInput),
+    (errno.EIO, "Input/output error", StockmlError),  # nothing that whoever called us could mend
+])
+def test_failing_disk_at_the_last_moment(target, monkeypatch, call, code, words, kind):
     "Delayed allocation: some file systems find out that they are full only when they flush."
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(StockmlError, match=r"a.json: could not be written \(No space left on device\)"):
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(StockmlError, match=rf"a.json: could not be written \({words}\)") as e:
         write_json(target, 1)
+    assert e.type is kind
     monkeypatch.undo()
     assert untouched(target)
 
