@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mishaps import deaths, full_disk
 
-from stockml.config import BadInput, StockmlError
+from stockml.config import BadInput
 from stockml.files import lock
 from stockml.prices import (
     Upsert,
     gaps,
     jumps,
-    last_dates,
     read_bars,
     read_csv,
     read_panel,
@@ -121,7 +120,7 @@ class TestStore:
     def test_full_disk_leaves_the_store_untouched(self, store, snapshot):
         upsert(store, history([1, 2, 3]))
         before = store.read_bytes()
-        with full_disk(50_000), pytest.raises(StockmlError, match=r"bars\.parquet: could not be written"):
+        with full_disk(50_000), pytest.raises(BadInput, match=r"bars\.parquet: could not be written"):
             upsert(store, read_bars(snapshot))
         assert store.read_bytes() == before
         assert not list(store.parent.glob("*.tmp")) + list(store.parent.glob(".*.tmp"))
@@ -163,11 +162,6 @@ class TestReading:
     def test_no_store(self, store):
         with pytest.raises(BadInput, match="no price store there; `stockml ingest` makes one"):
             read_bars(store)
-        assert last_dates(store) == {}
-
-    def test_last_dates(self, store):
-        write_bars(store, pd.concat([history([1, 2]), history([1, 2, 3], ticker="B")]))
-        assert last_dates(store) == {"A": date(2000, 9, 26), "B": date(2000, 9, 27)}
 
 
 class TestCalendar:
@@ -279,6 +273,7 @@ class TestCsv:
         "Date,Open,High,Low,Close,Adj Close\n2020-01-03,2,2,2,2,1\n2020-01-02,1,1,1,1,.5\n",  # newest first
         "\ufeffTicker , Date,CLOSE,AdjClose,note\nmine,2020-01-02,1,0.5,x\nmine,2020-01-03,2,1,\n",
         "Date,Close,Adj Close\r\n2020-01-02,1,.5\r\n2020-01-03,2,1\r\n\r\n\r\n",  # blank lines at the end
+        ",Date,Close,Adj Close,\n0,2020-01-02,1,.5,\n1,2020-01-03,2,1,\n",  # row numbers, and columns without a name
         "Date,Close,Adj Close\n2020-01-02 00:00:00-05:00,1,.5\n2020-01-03 00:00:00-04:00,2,1",
     ])
     def test_dialects(self, read, text):
@@ -298,6 +293,9 @@ class TestCsv:
         ("Date,Open\n2020-01-02,1\n", ": no column close; it has date, open"),
         ("Date;Close\n2020-01-02;1\n", ": no column close, date; it has date;close"),
         ("Date,Close,close\n2020-01-02,1,1\n", ": two columns are called close: keep one"),
+        ("date,close,close\n2020-01-02,1,9\n2020-01-03,2,9\n", ": two columns are called close: keep one"),
+        ('\ufeffdate,close,"date"\n2020-01-02,1,9\n2020-01-03,2,9\n', ": two columns are called date: keep one"),
+        ("\nDate,Close\n2020-01-02,1\n2020-01-03,1\n", ": not a readable CSV (No columns to parse from file)"),
         ("Date,Close\n", ": 0 rows of prices; a return needs at least two"),
         ("Date,Close\n2020-01-02,1\n", ": 1 rows of prices; a return needs at least two"),
         ("Date,Close\n2020-01-02,1\n\n", ": 1 rows of prices; a return needs at least two"),
