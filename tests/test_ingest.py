@@ -205,6 +205,8 @@ class TestPrograms:
         before = set(threading.enumerate())
         with price_site(date(1991, 1, 2)) as url, pytest.raises(KeyboardInterrupt):
             ingest(store, tickers=("KO",), base_url=url, say=interrupt)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)  # a cancelled timer needs a moment, one that was forgotten minutes
         assert set(threading.enumerate()) <= before
 
     def test_program_ends_with_its_block(self):
