@@ -23,7 +23,7 @@ def render(notebook: nbformat.NotebookNode) -> str:
 def refresh(notebook: nbformat.NotebookNode) -> None:
     "Put the last run's summary and fan chart in."
     done = subprocess.run(["stockml", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
-    summary = done.stdout.partition("\n\nLook at")[0]
+    summary = re.sub(r"Champion: .*\n", "", done.stdout.partition("\n\nLook at")[0])  # who ran it is nobody's business here
     for cell in notebook.cells:
         cell.source = re.sub(r"```text\n.*?```", lambda _: f"```text\n{summary}\n```", cell.source, flags=re.DOTALL)
     (ROOT / "nbs/images").mkdir(exist_ok=True)
