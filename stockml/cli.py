@@ -487,7 +487,7 @@ def serve(
 def request(
     ticker: Annotated[str, typer.Argument(help="A stock of the price store.")],
     horizons: Annotated[str | None, typer.Option(help="Sessions, separated by commas.")] = None,
-    sessions: Annotated[int, typer.Option(min=1, help="Newest bars to send.")] = 1000,
+    sessions: Annotated[int, typer.Option(min=1, help="Newest bars to send; with all, the answer is the pipeline's own.")] = 50_000,
 ) -> None:
     """Print the JSON that the service wants: pipe it to curl.
 
