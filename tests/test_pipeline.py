@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from nbformat.v4 import new_code_cell, new_notebook
-from projects import alive, gone
+from projects import alive, gone, set_params
 
 from stockml import tracking
 from stockml.config import BadInput, StockmlError
@@ -69,6 +69,23 @@ def tiny(_tiny, monkeypatch):
     return _tiny
 
 
+@pytest.fixture
+def sleepy(tiny):
+    "The project while its first stage takes five minutes."
+    path = tiny / "pipelines/first.ipynb"
+    before = path.read_bytes()
+    write_notebook(path, "changes: dict = {}\nsleep: int = 300", FIRST)
+    (tiny / "data/pid.txt").unlink(missing_ok=True)
+    yield tiny
+    path.write_bytes(before)
+
+
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    "The project without what its runs have left."
+    left = shutil.ignore_patterns("*.json", "mlflow*", "data", "runs", "tmp", "dvc.lock")
+    return Path(shutil.copytree(folder, tmp_path / "copy", ignore=left))
+
+
 def runs() -> list:
     "All runs of the store, newest first."
     client = MlflowClient(tracking.tracking_uri())
@@ -76,9 +93,7 @@ def runs() -> list:
 
 
 def set_budget(folder: Path, value: float) -> None:
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["bot"]["risk_budget"] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    set_params(folder, {"bot": {"risk_budget": value}})
 
 
 def wait_for(path: Path, seconds: float = 90) -> str:
@@ -141,9 +156,9 @@ def test_a_failed_stage_is_recorded_as_failed(tiny, budget, kind, expected):
 
 
 def test_a_stage_that_leaves_no_metrics_has_failed(tiny, tmp_path, monkeypatch):
-    shutil.copytree(tiny, tmp_path / "copy", ignore=shutil.ignore_patterns("*.json", "mlflow*", "tmp"))
-    write_notebook(tmp_path / "copy/pipelines/first.ipynb", "free: int = 1", "1")
-    monkeypatch.setenv("STOCKML_ROOT", str(tmp_path / "copy"))
+    folder = copy_of(tiny, tmp_path)
+    write_notebook(folder / "pipelines/first.ipynb", "free: int = 1", "1")
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
     with pytest.raises(BadInput, match=r"first\.json: not found"):
         run_stage("first")
     assert runs()[0].info.status == "FAILED"
@@ -206,15 +221,13 @@ def test_slip_in_params_is_told_before_anything_starts(tiny):
     assert len(runs()) == before
 
 
-def test_second_run_is_refused_and_a_terminated_one_takes_its_stages_along(tiny):
-    (tiny / "data/pid.txt").unlink(missing_ok=True)
-    write_notebook(tiny / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 300", FIRST)
-    with subprocess.Popen([COMMAND, "run"], cwd=tiny, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+def test_second_run_is_refused_and_a_terminated_one_takes_its_stages_along(sleepy):
+    with subprocess.Popen([COMMAND, "run"], cwd=sleepy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True) as one:
-        kernel = int(wait_for(tiny / "data/pid.txt"))
-        two = subprocess.run([COMMAND, "run"], cwd=tiny, capture_output=True, text=True, timeout=60, check=False)
+        kernel = int(wait_for(sleepy / "data/pid.txt"))
+        two = subprocess.run([COMMAND, "run"], cwd=sleepy, capture_output=True, text=True, timeout=60, check=False)
         assert (two.returncode, two.stdout) == (2, "")
-        assert two.stderr == (f"stockml: another run of the pipeline is under way (it holds {tiny}/runs/.lock): "
+        assert two.stderr == (f"stockml: another run of the pipeline is under way (it holds {sleepy}/runs/.lock): "
                               "wait until it ends\n")
         assert alive(kernel)
         one.send_signal(signal.SIGTERM)
@@ -225,12 +238,50 @@ def test_second_run_is_refused_and_a_terminated_one_takes_its_stages_along(tiny)
     assert runs()[0].info.status == "FAILED"
 
 
+def test_killed_run_takes_its_stages_along(sleepy):
+    "Nobody can clean up after SIGKILL; the stage notices that it is alone."
+    with subprocess.Popen([COMMAND, "run"], cwd=sleepy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as one:
+        kernel = int(wait_for(sleepy / "data/pid.txt"))
+        one.kill()
+    assert gone(kernel)
+
+
+def test_users_file_that_changed_behind_its_name_is_read_again(tiny, tmp_path, monkeypatch):
+    folder = copy_of(tiny, tmp_path)
+    stages = {"ingest": {"cmd": "stockml stage ingest", "deps": ["pipelines/ingest.ipynb"], "outs": ["store.txt"]}}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    write_notebook(folder / "pipelines/ingest.ipynb", "free: int = 1",
+                   "import shutil; shutil.copy('mine.csv', 'store.txt')")
+    set_params(folder, {"data": {"source": "csv", "csv": "mine.csv"}})
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    for content in ("old", "new"):
+        (folder / "mine.csv").write_text(content)
+        assert run_pipeline(say=lambda _: None).ran == ["ingest"]
+        assert (folder / "store.txt").read_text() == content
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"targets": {"horizons": [5, 21]}, "gate": {"horizons": [5]}}, "targets.horizons: must hold 1, "),
+    ({"data": {"as_of": "2008-01-01"}}, "data.as_of: 2008-01-01 leaves nothing to score after split.test_from"),
+])
+def test_what_a_whole_run_needs_is_checked_first(tiny, tmp_path, monkeypatch, changes, message):
+    folder = copy_of(tiny, tmp_path)
+    set_params(folder, changes)
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    with pytest.raises(BadInput) as e:
+        run_pipeline()
+    assert str(e.value).startswith(message)
+    assert not (folder / "runs").exists()
+
+
 @pytest.mark.parametrize(("lines", "kind", "message"), [
     (["stockml: prices.csv: not found", "ERROR: failed to reproduce 'a': failed to run: x, exited with 2"], BadInput,
      "prices.csv: not found"),
     (["stockml: cell 3: boom", "ERROR: failed to reproduce 'a': failed to run: x, exited with 1"], StockmlError,
      "cell 3: boom"),
     (["ERROR: Unable to acquire lock", "ERROR: more"], StockmlError, "Unable to acquire lock"),
+    (["ERROR: 'data' is busy, it is being blocked by:"], BadInput, "another DVC process is at work in this project: "
+                                                                   "wait until it ends"),
 ])
 def test_errors_in_what_dvc_prints(lines, kind, message):
     log = Log()
