@@ -560,8 +560,9 @@ def test_serve_until_told_to_end(serving, shop):
 def test_interrupted_by_hand(shop, tmp_path):
     "Ctrl-C: no traceback, no half-written file."
     command = [BIN / "stockml", *EVALUATE[:2], "--out", str(tmp_path / "out.parquet"), "--test-from", "1999-06-01"]
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (what runs in the background is deaf to it)
     with subprocess.Popen(command, cwd=shop, env=environment(shop), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
+                          text=True, preexec_fn=heard) as process:
         while "walking" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
