@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
-export STOCKML_ROOT := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint unit notebooks hooks lab serve ui readme bench lock clean
 
