@@ -1,7 +1,7 @@
 """Measure speed and size, and write docs/PERFORMANCE.md: `make bench`, or `make bench WHOLE=1` for the clean clone too (10 minutes more).
 
 Machines differ and are noisy, so each figure stands beside a floor that ran in turns with it: the same work with the part that is ours
-left out. The ratio is what to compare over time. Medians of three rounds after a warm-up.
+left out. The ratio is what to compare over time. Medians of three rounds.
 """
 
 import argparse
