@@ -100,7 +100,8 @@ class Search(Section):
 
 
 class Model(Section):
-    "How the XGBoost scale model is trained; its tree parameters come from the search."
+    "How the XGBoost scale model is trained, its tree parameters come from the search; and which model serves."
+    serve: Literal["auto", "xgboost", "har", "gjr", "garch", "ewma94", "ewma97", "historical", "random_walk"]
     device: Literal["cpu", "cuda", "auto"]
     threads: Annotated[int, Field(ge=1, le=1024)]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -109,10 +110,11 @@ class Model(Section):
 
 
 class Calibrate(Section):
-    "Rolling residual quantiles: sessions in the window, sessions between updates, weight of the own ticker."
+    "Rolling residual quantiles: sessions in the window, sessions between updates, weight of the own ticker, speed of the conformal correction."
     window: Annotated[int, Field(ge=100)]
     every: Count
     own: Share
+    gamma: Annotated[float, Field(ge=0, le=.1)]
 
 # %% ../nbs/00_config.ipynb #53ccfbda
 class Bot(Section):
@@ -135,8 +137,9 @@ class Drift(Section):
 
 
 class Gate(Section):
-    "What a challenger must reach out of sample to become champion."
-    max_ratio: Annotated[float, Field(gt=0)]
+    "What a challenger must reach out of sample, on the newest window of sessions, to become champion."
+    window: Count
+    level: Annotated[float, Field(gt=0, lt=1)]
     horizons: Horizons
     coverage_95: Annotated[tuple[Share, Share], Field(strict=False)]
 

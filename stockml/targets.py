@@ -15,12 +15,14 @@ from .schema import BAR_KEY
 def make_targets(
     bars: pd.DataFrame, # any bars, sorted by ticker and date
     horizons: tuple[int, ...], # sessions
-) -> pd.DataFrame: # ticker, date, then y_h (log-return, NaN where unknown) and end_h (date, NaT where unknown)
+) -> pd.DataFrame: # ticker, date, then y_h (log-return), path_h (root mean square of its daily ones), end_h (date); null where unknown
     "Forward log-returns of every bar, row by row beside `make_features(bars)`."
     price, by = np.log(bars["adj_close"]), bars["ticker"]
+    squares = (price.groupby(by).diff()**2).groupby(by).cumsum().fillna(0) # nothing before the first bar
     out = {c: bars[c].to_numpy() for c in BAR_KEY}
     for h in horizons:
         out[f"y_{h}"] = (price.groupby(by).shift(-h) - price).to_numpy()
+        out[f"path_{h}"] = np.sqrt((squares.groupby(by).shift(-h) - squares) / h).to_numpy()
         out[f"end_{h}"] = bars["date"].groupby(by).shift(-h).to_numpy()
     return pd.DataFrame(out)
 
@@ -28,8 +30,9 @@ def make_targets(
 def known(
     targets: pd.DataFrame, # from `make_targets`
     before: np.datetime64 | str, # targets that end on this date or later are hidden
-) -> pd.DataFrame: # columns y_h only, NaN where not yet known
+) -> pd.DataFrame: # columns y_h and path_h only, NaN where not yet known
     "The targets as they stood before a date."
     before = pd.Timestamp(before)
     horizons = [c[2:] for c in targets if c.startswith("y_")]
-    return pd.DataFrame({f"y_{h}": targets[f"y_{h}"].where(targets[f"end_{h}"] < before) for h in horizons})
+    return pd.DataFrame({f"{kind}_{h}": targets[f"{kind}_{h}"].where(targets[f"end_{h}"] < before)
+                         for h in horizons for kind in ("y", "path")})
