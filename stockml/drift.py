@@ -17,10 +17,10 @@ from .bundle import Bundle
 from .config import BadInput, Drift
 from .features import make_features
 from .files import atomic
-from .forecaster import daily_base, design
+from .forecaster import base_scales, daily_base, design
 
 # %% ../nbs/21_drift.ipynb #03d68773
-CLOCKS = ("history", "weekday", "month") # they only tell the time; that it passes is no drift
+CLOCKS = ("history", "weekday", "monthday", "yearday") # they only tell the time; that it passes is no drift
 
 
 def model_inputs(
@@ -30,7 +30,7 @@ def model_inputs(
     "Features as the model's trees see them."
     names = bundle.manifest["features"]
     features = features[["ticker", "date", *names]]
-    base = daily_base(bundle.har.scale(features), bundle.horizons[0])
+    base = daily_base(base_scales(bundle.models["xgboost"].har, features), bundle.horizons[0])
     return features[["ticker", "date"]].join(pd.DataFrame(design(features, base), features.index, names))
 
 
