@@ -133,7 +133,7 @@ def finish(
     with service() as url:
         answer = ask(url, bars)
     facts = gather(root, params, {**answer, "close": float(bars["close"].iloc[-1])})
-    plot_fan(facts["forecast"], bars, root / "reports/fan.png")
+    plot_fan(facts["forecast"], bars, root / "reports/fan.png", {r["horizon"]: r["cover_95"] for r in facts["skill"]})
     write_index(root / "reports", facts, links(root))
     return facts
 
@@ -430,12 +430,12 @@ def promote(as_json: AsJson = False) -> None:
 
     Example: stockml promote
     """
-    from stockml.files import read_json
-    from stockml.promote import promote_and_register
+    from stockml.promote import promote_and_register, read_case
 
-    models, scores = project_root() / "models", read_json(project_root() / "metrics/evaluate.json")
-    decision, registered = promote_and_register(models / "challenger", models / "champion", scores, load_params().gate,
-                                                models / "promotions.jsonl")
+    root = project_root()
+    models, params = root / "models", load_params()
+    case = read_case(root / "reports/forecasts.parquet", root / "data/features.parquet", root / "metrics/evaluate.json", params)
+    decision, registered = promote_and_register(models / "challenger", models / "champion", case, models / "promotions.jsonl")
     note(registered)
     show(decision._asdict(), "promoted" if decision.promoted else "refused: " + "; ".join(decision.reasons), as_json)
 

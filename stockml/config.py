@@ -110,7 +110,7 @@ class Model(Section):
 
 
 class Calibrate(Section):
-    "Rolling residual quantiles: sessions in the window, sessions between updates, weight of the own ticker, speed of the conformal correction."
+    "Residual quantiles: sessions in the window and between updates, weight of the own ticker, speed of the conformal correction."
     window: Annotated[int, Field(ge=100)]
     every: Count
     own: Share

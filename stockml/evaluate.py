@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'seen_as', 'walk_views', 'walk_forward', 'Calibrated', 'calibrated', 'forecast_tables', 'origins',
-           'xgboost_maker', 'makers', 'walk_tables', 'evaluate_bars', 'write_tables']
+           'xgboost_maker', 'makers', 'walk_tables', 'evaluate_bars', 'table_writer', 'write_tables', 'write_views']
 
 # %% ../nbs/15_evaluate.ipynb #fda03e69
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -183,22 +184,52 @@ def evaluate_bars(
     return pd.concat((t for _, t in walk_tables(bars, params, **options)), ignore_index=True)
 
 # %% ../nbs/15_evaluate.ipynb #ae3a51d2
-def write_tables(
-    tables: Iterable[pd.DataFrame], # of one schema
+@contextmanager
+def table_writer(
     path: Path, # Parquet, replaced atomically once all are written
-) -> int: # rows
-    "Write tables one after the other. `BadInput` if there are none."
-    rows, writer = 0, None
+) -> Iterator[Callable[[pd.DataFrame], int]]: # writes a table, returns its rows
+    "Write tables of one schema one after the other. `BadInput` if there are none."
+    writer: pq.ParquetWriter | None = None
+
+    def write(table: pd.DataFrame) -> int:
+        nonlocal writer
+        data = pa.Table.from_pandas(table, preserve_index=False)
+        if writer is None:
+            numbers = [f.name for f in data.schema if pa.types.is_floating(f.type)]
+            writer = pq.ParquetWriter(tmp, data.schema, compression="zstd", use_byte_stream_split=numbers,
+                                      use_dictionary=[n for n in data.column_names if n not in numbers])
+        writer.write_table(data)
+        return len(table)
+
     with atomic(path) as tmp:
-        for table in tables:
-            data = pa.Table.from_pandas(table, preserve_index=False)
-            if writer is None:
-                numbers = [f.name for f in data.schema if pa.types.is_floating(f.type)]
-                writer = pq.ParquetWriter(tmp, data.schema, compression="zstd", use_byte_stream_split=numbers,
-                                          use_dictionary=[n for n in data.column_names if n not in numbers])
-            writer.write_table(data)
-            rows += len(table)
+        try:
+            yield write
+        finally:
+            if writer:
+                writer.close()
         if writer is None:
             raise BadInput(f"{path}: nothing to write: no history is long enough for a forecast in this span")
-        writer.close()
-    return rows
+
+
+def write_tables(
+    tables: Iterable[pd.DataFrame], # of one schema
+    path: Path, # Parquet
+) -> int: # rows
+    "Write all of them."
+    with table_writer(path) as write:
+        return sum(write(table) for table in tables)
+
+# %% ../nbs/15_evaluate.ipynb #4f92a51f
+def write_views(
+    tables: Iterable[tuple[str, pd.DataFrame]], # from `walk_tables`, both views
+    market: Path, # Parquet: forecasts within the panel
+    alone: Path, # Parquet: forecasts of each series by itself ...
+    since: object, # ... from this origin on
+) -> None:
+    "Write forecasts of two views to two files."
+    with table_writer(market) as keep, table_writer(alone) as keep_alone:
+        for view, table in tables:
+            if view == VIEWS[0]:
+                keep(table)
+            else:
+                keep_alone(table[table["origin"] >= pd.Timestamp(since)])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPANS', 'PAGE', 'SECTIONS', 'gather', 'own_ratios', 'span', 'forecast_text', 'summary_text', 'skill_text',
-           'money_text', 'made_by', 'state_text', 'plot_fan', 'write_index']
+           'limits_text', 'money_text', 'made_by', 'state_text', 'plot_fan', 'write_index']
 
 # %% ../nbs/26_report.ipynb #a4b8994f
 import base64
@@ -29,7 +29,9 @@ def gather(
     "Collect what a run has found. `BadInput` names a file that is missing."
     scores, money = read_json(root / "metrics/evaluate.json"), read_json(root / "metrics/backtest.json")
     crash, days, own = money.pop("crash"), money.pop("days"), own_ratios(root, params.bot.ticker, scores["test_from"])
-    skill = [{"horizon": int(h), **row, "skill": scores["skill"][h], "own": own.get(int(h))}
+    single = scores["alone"]
+    skill = [{"horizon": int(h), **row, "skill": scores["skill"][h], "own": own.get(int(h)),
+              "alone": {**single["models"]["xgboost"][h], "skill": single["skill"][h]}}
              for h, row in scores["models"]["xgboost"].items()]
     ended = stale(read_bars(root / "data/bars.parquet"), params.data.as_of)
     if not (gate := decisions(root / "models/promotions.jsonl")):
@@ -70,12 +72,12 @@ def forecast_text(
     "Price intervals of each horizon, as a table."
     close = f", close {answer['close']:.2f}" if "close" in answer else ""
     lines = [f"{answer['ticker']} from {answer['origin']}{close}",
-             f"  {'horizon':<10} {'until':<11} {'80% of outcomes':>19} {'95% of outcomes':>19} {'median':>8}  skill"]
+             f"  {'horizon':<10} {'until':<11} {'80% of outcomes':>19} {'95% of outcomes':>19} {'median':>8}  {'model':<11}  skill"]
     for f in answer["forecasts"]:
         p = f["prices"]
         inner, outer = (f"{p[lo]:,.2f} – {p[hi]:,.2f}" for lo, hi in (("0.1", "0.9"), ("0.025", "0.975")))
         lines.append(f"  {span(f['horizon']):<10} {f['target_date']:<11} {inner:>19} {outer:>19} {p['0.5']:>8,.2f}"
-                     f"  {'yes' if f['skill'] else 'no'}")
+                     f"  {f.get('model', ''):<11}  {'yes' if f['skill'] else 'no'}")
     return "\n".join(lines)
 
 # %% ../nbs/26_report.ipynb #d8149401
@@ -83,22 +85,47 @@ def summary_text(
     facts: dict[str, Any], # from `gather`
 ) -> str:
     "The whole summary."
-    parts = [forecast_text(facts["forecast"]), skill_text(facts), money_text(facts), state_text(facts)]
+    parts = [forecast_text(facts["forecast"]) + limits_text(facts), skill_text(facts), money_text(facts), state_text(facts)]
     return "\n\n".join(parts)
 
 
 def skill_text(facts: dict[str, Any]) -> str:
     "How well the model forecasts, against the best classical model."
     lines = [f"Skill, out of sample since {facts['test_from']}: pinball loss over that of the best classical model, below 1 is better",
-             f"  {'horizon':<10} {'ratio':>6}  {'against':<12} {'DM p':>8} {'80% held':>9} {'95% held':>9} {'forecasts':>10}  "
-             f"{'verdict':<14} {facts['bot']['ticker']:>7}"]
+             f"  {'horizon':<10} {'ratio':>6}  {'against':<12} {'DM p':>8} {'80% held':>9} {'95% held':>9}  {'verdict':<9}"
+             f" | {'no market':>9}  {'DM p':>8}  {'verdict':<9} | {facts['bot']['ticker']:>7}"]
     for r in facts["skill"]:
-        verdict = "skill" if r["skill"] else "no skill shown"
-        p, ratio, own = ("–" if r[k] is None else format(r[k], form) for k, form in (("dm_p", ".1g"), ("ratio", ".4f"), ("own", ".4f")))
-        lines.append(f"  {span(r['horizon']):<10} {ratio:>6}  {r['against']:<12} {p:>8} {r['cover_80']:>9.1%} "
-                     f"{r['cover_95']:>9.1%} {r['n']:>10,}  {verdict:<14} {own:>7}")
-    return "\n".join([*lines, f"  Verdicts are over all stocks; the last column is the ratio on {facts['bot']['ticker']} alone.",
-                      "  Skill is about how far the price will move. Which way it moves, no model here can tell."])
+        lines.append(f"  {span(r['horizon']):<10} {_number(r['ratio']):>6}  {r['against']:<12} {_number(r['dm_p'], '.1g'):>8} "
+                     f"{r['cover_80']:>9.1%} {r['cover_95']:>9.1%}  {_verdict(r):<9} | {_number(r['alone']['ratio']):>9}  "
+                     f"{_number(r['alone']['dm_p'], '.1g'):>8}  {_verdict(r['alone']):<9} | {_number(r['own']):>7}")
+    return "\n".join([*lines, "  Over all stocks, within the panel; then each by itself, as the service sees a single series; then "
+                      f"{facts['bot']['ticker']} within the panel.",
+                      "  Without skill, the best classical model serves. Skill is about how far the price will move.",
+                      "  Which way it moves, no model here can tell."])
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    "A number, or a dash."
+    return "–" if value is None else format(value, form)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    "In a word or two."
+    return "skill" if row["skill"] else "none shown"
+
+# %% ../nbs/26_report.ipynb #ef5a95ac
+def limits_text(facts: dict[str, Any]) -> str:
+    "What the longest forecast cannot say, with the numbers of the test years; empty where nothing is longer than a quarter."
+    rows = {r["horizon"]: r for r in facts["skill"]}
+    last = max(facts["forecast"]["forecasts"], key=lambda f: f["horizon"])
+    if last["horizon"] <= 63 or last["horizon"] not in rows:
+        return ""
+    row = rows[last["horizon"]]
+    years = pd.Timestamp(facts["as_of"]).year - pd.Timestamp(facts["test_from"]).year
+    low, high = (f"{last['prices'][q]:,.0f}" for q in ("0.025", "0.975"))
+    return (f"\n  In {span(last['horizon'])}: {low} to {high}, says the 95% interval. Such intervals held {row['cover_95']:.1%} of "
+            f"{row['n']:,} outcomes since {facts['test_from'][:4]},\n  and only about {round(252 * years / last['horizon'])} windows of this "
+            "length do not overlap. Where in it the price will be, nobody can know from prices.")
 
 # %% ../nbs/26_report.ipynb #259a46ee
 def money_text(facts: dict[str, Any]) -> str:
@@ -139,8 +166,9 @@ def plot_fan(
     answer: dict[str, Any], # one ticker's forecast
     bars: pd.DataFrame, # of that ticker
     path: Path, # PNG, replaced atomically
+    held: dict[int, float] | None = None, # horizon -> share of outcomes that its 95% interval held in the test
 ) -> None:
-    "History and forecast intervals of one stock."
+    "History and forecast intervals of one stock, with the measured coverage of each."
     from matplotlib.figure import Figure
 
     history = bars.set_index("date")["adj_close"].iloc[-504:]
@@ -154,6 +182,10 @@ def plot_fan(
     for low, high, label in (("0.025", "0.975", "95%"), ("0.1", "0.9", "80%"), ("0.25", "0.75", "50%")):
         axis.fill_between(days, at(low), at(high), color="steelblue", alpha=.25, lw=0, label=f"{label} of outcomes")
     axis.plot(days, at("0.5"), color="steelblue", lw=1, label="median")
+    for day, top, row in zip(days[1:], at("0.975")[1:], rows, strict=True):
+        if row["horizon"] > 5 and row["horizon"] in (held or {}): # nearer ones would lie on each other
+            axis.annotate(f"{span(row['horizon'])}\n95% held {held[row['horizon']]:.0%}", (day, top), xytext=(0, 4),
+                          textcoords="offset points", ha="center", fontsize="x-small")
     axis.set(yscale="log", title=f"{answer['ticker']}: forecast from {answer['origin']}", ylabel="price")
     digits = "{x:,.0f}" if min(history.min(), *at("0.025")) > 20 else "{x:,.2f}" # pence matter to a penny share
     axis.yaxis.set_major_formatter(digits)
@@ -181,7 +213,7 @@ def write_index(
     links: dict[str, Path], # what the page leads to -> file; those that are not there are left out
 ) -> Path: # the page
     "Write the page that leads to everything."
-    texts = {"forecast": forecast_text(facts["forecast"]), "skill": skill_text(facts), "money": money_text(facts),
+    texts = {"forecast": forecast_text(facts["forecast"]) + limits_text(facts), "skill": skill_text(facts), "money": money_text(facts),
              "state": state_text(facts)}
     body = "".join(f"<h2>{title}</h2><pre>{html.escape(texts[key])}</pre>{_picture(folder, image)}" for title, key, image in SECTIONS)
     rows = "".join(f'<tr><td><a href="{html.escape(_relative(path, folder))}">{html.escape(name)}</a></td></tr>'

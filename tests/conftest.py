@@ -54,7 +54,8 @@ def panel(_panel) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def small_params():
     "params.yaml, made small: two horizons, few rows, CPU."
-    return load_params(changes={"targets.horizons": "1,21", "gate.horizons": "1,21", "model.rows": "6000", "model.device": "cpu",
+    return load_params(changes={"targets.horizons": "1,21", "gate.horizons": "1", "gate.level": ".999", "model.rows": "6000",
+                                "model.device": "cpu", "model.threads": "1",
                                 "split.forecast_from": "2000-01-01", "split.test_from": "2001-01-01",
                                 "search.train_to": "1998-12-31", "search.valid_to": "1999-12-31", "search.trials": "2"})
 
