@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .baselines import Forecaster
 from .config import BadInput, Horizons, StockmlError, first_error
@@ -78,6 +79,13 @@ class Manifest(BaseModel):
     models: Annotated[list[Literal[*MODELS]], Field(min_length=1)]
     skill: dict[str, dict[str, bool]] = {} # view -> horizon -> verdict
     serves: dict[str, dict[str, Literal[*MODELS]]] = {} # view -> horizon -> model
+
+    @model_validator(mode="after")
+    def _whole(self):
+        named = {XgbScale.name}.union(*(view.values() for view in self.serves.values()))
+        if missing := sorted(named - set(self.models)):
+            raise ValueError(f"{', '.join(missing)} must be among the models")
+        return self
 
 # %% ../nbs/12_bundle.ipynb #5ac80d37
 def digest(
@@ -167,17 +175,17 @@ def load_bundle(
     "Check the manifest and the hashes, then load. `BadInput` names a file that is missing or was altered."
     folder = Path(folder)
     manifest = _checked_manifest(folder)
-    with np.load(folder / "residuals.npz", allow_pickle=False) as a:
-        arrays = {**a, BOOSTER: np.fromfile(folder / "model.ubj", np.uint8)}
-    horizons = tuple(manifest["horizons"])
+    names, horizons = manifest["models"], tuple(manifest["horizons"])
     try:
-        models = {name: MODELS[name]().restore(_under(arrays, f"model/{name}/"), horizons) for name in manifest["models"]}
-        quantiles = {tuple(key.split("/")): (pooled, dict(zip(map(str, arrays[f"tickers/{key}"]), arrays[f"own/{key}"], strict=True)))
-                     for key, pooled in _under(arrays, "pooled/").items()}
+        with np.load(folder / "residuals.npz", allow_pickle=False) as a:
+            arrays = {**a, BOOSTER: np.fromfile(folder / "model.ubj", np.uint8)}
+        models = {name: MODELS[name]().restore(_under(arrays, f"model/{name}/"), horizons) for name in names}
+        quantiles = _quantiles(arrays, names, (len(horizons), len(manifest["quantiles"])))
     except KeyError as e:
         raise BadInput(f"{folder / 'residuals.npz'} does not hold {e}: {CURE}") from None
-    shape, booster = (len(horizons), len(manifest["quantiles"])), models[XgbScale.name].booster
-    if any(pooled.shape != shape for pooled, _ in quantiles.values()) or booster.num_features() != len(manifest["features"]):
+    except (ValueError, BadZipFile) as e: # of XGBoost too
+        raise BadInput(f"{folder}: not the arrays of a bundle ({' '.join(str(e).split())[:100]}): {CURE}") from None
+    if models[XgbScale.name].booster.num_features() != len(manifest["features"]):
         raise BadInput(f"{folder / 'manifest.json'} does not fit the model beside it: {CURE}")
     return Bundle(models, quantiles, manifest)
 
@@ -185,6 +193,18 @@ def load_bundle(
 def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     "The arrays whose name starts so, by the rest of it."
     return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+
+
+def _quantiles(arrays: dict[str, np.ndarray], names: list[str], shape: tuple[int, int]) -> Quantiles:
+    "The residual quantiles of each model, in both views where they differ. `KeyError` or `ValueError` if they do not fit."
+    out = {}
+    for key in (f"{view}/{name}" for name in names for view in ("market", "alone")):
+        if key.startswith("market/") or f"pooled/{key}" in arrays:
+            pooled, own, tickers = (arrays[f"{part}/{key}"] for part in ("pooled", "own", "tickers"))
+            if pooled.shape != shape or own.shape != (len(tickers), *shape):
+                raise ValueError(f"{key}: quantiles of another shape than {shape}")
+            out[tuple(key.split("/"))] = pooled, dict(zip(map(str, tickers), own, strict=True))
+    return out
 
 # %% ../nbs/12_bundle.ipynb #90a37420
 def _checked_manifest(folder: Path) -> dict[str, Any]:

@@ -11,14 +11,13 @@ import json
 import os
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .bundle import Bundle, load_bundle, move_folder, write_manifest
+from .bundle import Bundle, load_bundle, whole_folder, write_manifest
 from .config import BadInput, Gate, Params, StockmlError, first_error
 from .evaluate import VIEWS
 from .files import atomic, lock, plain, read_json, sha256
@@ -84,7 +83,7 @@ def against_champion(
 ) -> dict[str, float]: # champion_ratio, champion_p; NaN where there are too few common days
     "Challenger and champion on the origins that both forecast."
     theirs = champion[champion["horizon"] == horizon].merge(mine[["ticker", "origin", "realized"]], on=["ticker", "origin"])
-    rows = comparable(pd.concat([mine, theirs.assign(model="champion")]))
+    rows = comparable(pd.concat([mine, theirs.assign(model="champion")], join="inner")) # the quantiles that both have
     if len(rows) < 2:
         return {}
     a, b = losses(rows[XgbScale.name]), losses(rows["champion"])
@@ -103,7 +102,7 @@ def track_record(
     if not (champion / RECORD).exists():
         return None
     bundle, kept = load_bundle(champion), pd.read_parquet(champion / RECORD)
-    since = features[features["date"] > kept["origin"].max()]
+    since = features[(features["date"] > kept["origin"].max()) & (features["date"] >= bundle.manifest["as_of"])]
     names = ["ticker", "date", *bundle.manifest["features"]]
     if since.empty or not set(names) <= set(features):
         return kept
@@ -142,6 +141,7 @@ class Scores(BaseModel):
 
 def appoint(
     metrics: dict[str, Any], # metrics/evaluate.json
+    horizons: tuple[int, ...], # of the bundle
     serve: str = "auto", # model.serve of params.yaml
 ) -> dict[str, dict[str, dict[str, Any]]]: # skill and serves: view -> horizon -> verdict, or name of the model
     "Which model answers. `BadInput` if these are no scores."
@@ -149,17 +149,19 @@ def appoint(
         scores = Scores.model_validate(metrics)
     except ValidationError as e:
         raise BadInput(f"metrics/evaluate.json: {first_error(e)[:200]}; run the evaluate stage again") from None
-    skill = {view: s.skill for view, s in zip(VIEWS, (scores, scores.alone), strict=True) if s}
-    serves = {view: {h: _best(s, h, serve) for h in s.skill} for view, s in zip(VIEWS, (scores, scores.alone), strict=True) if s}
-    return {"skill": skill, "serves": serves}
+    if XgbScale.name not in scores.models:
+        raise BadInput(f"metrics/evaluate.json: {XgbScale.name} was not scored; run the evaluate stage again")
+    seen = dict(zip(VIEWS, (scores, scores.alone), strict=True))
+    return {"skill": {view: s.skill for view, s in seen.items() if s},
+            "serves": {view: {str(h): _best(s, str(h), serve) for h in horizons} for view, s in seen.items()}}
 
 
-def _best(scores: Scores, horizon: str, serve: str) -> str:
-    "Name of the model that serves a horizon."
+def _best(scores: Scores | None, horizon: str, serve: str) -> str:
+    "Name of the model that serves a horizon; XGBoost where nothing was scored."
     if serve != "auto":
         return serve
-    loss = {m: rows[horizon].pinball for m, rows in scores.models.items() if m in CLASSICAL and horizon in rows}
-    return XgbScale.name if scores.skill[horizon] or not loss else min(loss, key=loss.get)
+    rows = {m: r[horizon].pinball for m, r in scores.models.items() if m in CLASSICAL and horizon in r} if scores else {}
+    return XgbScale.name if not rows or scores.skill.get(horizon) else min(rows, key=rows.get)
 
 # %% ../nbs/22_promote.ipynb #e727bb63
 class Decision(NamedTuple):
@@ -203,10 +205,11 @@ def promote(
     log: Path, # JSON lines, appended
 ) -> Decision:
     "Judge the challenger, make it champion if it passes, and log the decision. `BadInput` for a damaged bundle, log or metrics."
-    bundle, roles = load_bundle(challenger), appoint(case.metrics, case.serve)
+    bundle = load_bundle(challenger)
+    roles = appoint(case.metrics, bundle.horizons, case.serve)
     with lock(log.with_name(f".{log.name}.lock"), what="promotion"):
         decisions(log) # a damaged log is refused before anything changes
-        former = load_bundle(champion) if champion.exists() else None
+        former = _former(champion)
         evidence = weigh(case.forecasts, case.gate, track_record(champion, case.features, case.gate) if former else None)
         reasons = judge(evidence, case.gate)
         if not reasons:
@@ -215,6 +218,14 @@ def promote(
         _append(log, {"time": now(), "who": who(), "promoted": not reasons, "reasons": reasons,
                       "evidence": evidence.to_dict("records"), **_origin(bundle), "champion": former and _origin(former)})
     return Decision(not reasons, reasons)
+
+
+def _former(champion: Path) -> Bundle | None:
+    "The champion so far. `BadInput` says what to do with a damaged one."
+    try:
+        return load_bundle(champion) if champion.exists() else None
+    except BadInput as e:
+        raise BadInput(f"{e}; or remove {champion}: the gate then asks nothing about it") from None
 
 
 def _origin(bundle: Bundle) -> dict[str, Any]:
@@ -226,12 +237,10 @@ def _install(source: Path, target: Path, case: Case, manifest: dict[str, Any]) -
     "Copy a bundle beside its place, with its record and another manifest, then move it there."
     mine = case.forecasts[case.forecasts["model"] == XgbScale.name]
     newest = [newest_sessions(part, case.gate.window) for _, part in mine.groupby("horizon")]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        shutil.copytree(source, new := Path(folder) / "new")
+    with whole_folder(target) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
         pd.concat(newest).drop(columns=["model", "realized", "fold"]).to_parquet(new / RECORD, compression="zstd", index=False)
         write_manifest(new, {**manifest, "files": {**manifest["files"], RECORD: sha256(new / RECORD)}})
-        move_folder(new, target)
 
 
 def _append(log: Path, entry: dict[str, Any]) -> None:

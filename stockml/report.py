@@ -92,12 +92,12 @@ def summary_text(
 def skill_text(facts: dict[str, Any]) -> str:
     "How well the model forecasts, against the best classical model."
     lines = [f"Skill, out of sample since {facts['test_from']}: pinball loss over that of the best classical model, below 1 is better",
-             f"  {'horizon':<10} {'ratio':>6}  {'against':<12} {'DM p':>8} {'80% held':>9} {'95% held':>9}  {'verdict':<9}"
-             f" | {'no market':>9}  {'DM p':>8}  {'verdict':<9} | {facts['bot']['ticker']:>7}"]
+             f"  {'horizon':<10} {'ratio':>6}  {'against':<12} {'DM p':>8} {'80% held':>9} {'95% held':>9}  {'verdict':<10}"
+             f" | {'no market':>9}  {'DM p':>8}  {'verdict':<10} | {facts['bot']['ticker']:>7}"]
     for r in facts["skill"]:
         lines.append(f"  {span(r['horizon']):<10} {_number(r['ratio']):>6}  {r['against']:<12} {_number(r['dm_p'], '.1g'):>8} "
-                     f"{r['cover_80']:>9.1%} {r['cover_95']:>9.1%}  {_verdict(r):<9} | {_number(r['alone']['ratio']):>9}  "
-                     f"{_number(r['alone']['dm_p'], '.1g'):>8}  {_verdict(r['alone']):<9} | {_number(r['own']):>7}")
+                     f"{r['cover_80']:>9.1%} {r['cover_95']:>9.1%}  {_verdict(r):<10} | {_number(r['alone']['ratio']):>9}  "
+                     f"{_number(r['alone']['dm_p'], '.1g'):>8}  {_verdict(r['alone']):<10} | {_number(r['own']):>7}")
     return "\n".join([*lines, "  Over all stocks, within the panel; then each by itself, as the service sees a single series; then "
                       f"{facts['bot']['ticker']} within the panel.",
                       "  Without skill, the best classical model serves. Skill is about how far the price will move.",
@@ -106,7 +106,7 @@ def skill_text(facts: dict[str, Any]) -> str:
 
 def _number(value: float | None, form: str = ".4f") -> str:
     "A number, or a dash."
-    return "–" if value is None else format(value, form)
+    return "–" if value is None or value != value else format(value, form)
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -121,10 +121,10 @@ def limits_text(facts: dict[str, Any]) -> str:
     if last["horizon"] <= 63 or last["horizon"] not in rows:
         return ""
     row = rows[last["horizon"]]
-    years = pd.Timestamp(facts["as_of"]).year - pd.Timestamp(facts["test_from"]).year
+    years = (pd.Timestamp(facts["as_of"]) - pd.Timestamp(facts["test_from"])).days / 365.25
     low, high = (f"{last['prices'][q]:,.0f}" for q in ("0.025", "0.975"))
     return (f"\n  In {span(last['horizon'])}: {low} to {high}, says the 95% interval. Such intervals held {row['cover_95']:.1%} of "
-            f"{row['n']:,} outcomes since {facts['test_from'][:4]},\n  and only about {round(252 * years / last['horizon'])} windows of this "
+            f"{row['n']:,} outcomes since {facts['test_from'][:4]},\n  and only about {max(1, int(252 * years / last['horizon']))} windows of this "
             "length do not overlap. Where in it the price will be, nobody can know from prices.")
 
 # %% ../nbs/26_report.ipynb #259a46ee
