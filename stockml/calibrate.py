@@ -58,13 +58,13 @@ def window_quantiles(
     window: np.ndarray, # (sessions, tickers) of residuals, all known
     own: float, # weight of the ticker's own quantiles, 0 to 1
     levels: tuple[float, ...] = QUANTILES,
-    least: int = MIN_OWN, # residuals of its own that a ticker needs
+    least: int = MIN_OWN, # residuals of its own that a ticker needs; the pool needs no more than MIN_POOL
 ) -> tuple[np.ndarray, np.ndarray]: # pooled (levels,), blended (tickers, levels); NaN if there is too little
     "Quantiles of all residuals, and of each ticker's own blended with them."
     levels = np.asarray(levels)
     known = window[np.isfinite(window)]
     thin = known[::max(1, len(known) // MAX_POOL)]
-    pooled = np.quantile(thin, levels) if len(known) >= MIN_POOL else np.full(len(levels), np.nan)
+    pooled = np.quantile(thin, levels) if len(known) >= min(MIN_POOL, least) else np.full(len(levels), np.nan)
     if own == 0:
         return pooled, np.tile(pooled, (window.shape[1], 1))
     mine = _column_quantiles(window, levels)
@@ -88,7 +88,7 @@ def newest(
     own: float, # weight of the ticker's own residuals
     levels: tuple[float, ...] = QUANTILES,
 ) -> tuple[np.ndarray, np.ndarray]: # as of `window_quantiles`
-    "Residual quantiles as they stood after so many sessions. In a short window, half of it is enough of a ticker's own."
+    "Residual quantiles as they stood after so many sessions. In a short window, half of what it can hold of one ticker is enough."
     step = row_step(horizon)
     rows = past.z[max(0, end - window):end][::-step]
     return window_quantiles(rows, own, levels, min(MIN_OWN, window // (2 * step)))
