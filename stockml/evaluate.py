@@ -188,11 +188,13 @@ def evaluate_bars(
 def table_writer(
     path: Path, # Parquet, replaced atomically once all are written
 ) -> Iterator[Callable[[pd.DataFrame], int]]: # writes a table, returns its rows
-    "Write tables of one schema one after the other. `BadInput` if there are none."
+    "Write tables of one schema one after the other. `BadInput` if there are none, or no rows in them."
     writer: pq.ParquetWriter | None = None
 
     def write(table: pd.DataFrame) -> int:
         nonlocal writer
+        if table.empty:
+            return 0
         data = pa.Table.from_pandas(table, preserve_index=False)
         if writer is None:
             numbers = [f.name for f in data.schema if pa.types.is_floating(f.type)]
