@@ -177,13 +177,13 @@ def load_bundle(
     manifest = _checked_manifest(folder)
     names, horizons = manifest["models"], tuple(manifest["horizons"])
     try:
-        with np.load(folder / "residuals.npz", allow_pickle=False) as a:
+        with (folder / "residuals.npz").open("rb") as file, np.load(file, allow_pickle=False) as a:
             arrays = {**a, BOOSTER: np.fromfile(folder / "model.ubj", np.uint8)}
         models = {name: MODELS[name]().restore(_under(arrays, f"model/{name}/"), horizons) for name in names}
         quantiles = _quantiles(arrays, names, (len(horizons), len(manifest["quantiles"])))
     except KeyError as e:
         raise BadInput(f"{folder / 'residuals.npz'} does not hold {e}: {CURE}") from None
-    except (ValueError, BadZipFile) as e: # of XGBoost too
+    except (ValueError, EOFError, BadZipFile) as e: # of XGBoost too
         raise BadInput(f"{folder}: not the arrays of a bundle ({' '.join(str(e).split())[:100]}): {CURE}") from None
     if models[XgbScale.name].booster.num_features() != len(manifest["features"]):
         raise BadInput(f"{folder / 'manifest.json'} does not fit the model beside it: {CURE}")

@@ -122,10 +122,12 @@ def limits_text(facts: dict[str, Any]) -> str:
         return ""
     row = rows[last["horizon"]]
     years = (pd.Timestamp(facts["as_of"]) - pd.Timestamp(facts["test_from"])).days / 365.25
-    low, high = (f"{last['prices'][q]:,.0f}" for q in ("0.025", "0.975"))
+    windows = max(1, int(252 * years / last["horizon"]))
+    digits = ",.0f" if last["prices"]["0.025"] > 20 else ",.2f" # pence matter to a penny share
+    low, high = (format(last["prices"][q], digits) for q in ("0.025", "0.975"))
     return (f"\n  In {span(last['horizon'])}: {low} to {high}, says the 95% interval. Such intervals held {row['cover_95']:.1%} of "
-            f"{row['n']:,} outcomes since {facts['test_from'][:4]},\n  and only about {max(1, int(252 * years / last['horizon']))} windows of this "
-            "length do not overlap. Where in it the price will be, nobody can know from prices.")
+            f"{row['n']:,} outcomes since {facts['test_from'][:4]},\n  and only about {windows} windows of this length do not "
+            "overlap. Where in it the price will be, nobody can know from prices.")
 
 # %% ../nbs/26_report.ipynb #259a46ee
 def money_text(facts: dict[str, Any]) -> str:
