@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'seen_as', 'walk_views', 'walk_forward', 'Calibrated', 'calibrated', 'forecast_tables', 'origins',
-           'xgboost_maker', 'makers', 'walk_tables', 'evaluate_bars', 'table_writer', 'write_tables', 'write_views']
+           'announced', 'xgboost_maker', 'makers', 'walk_tables', 'evaluate_bars', 'table_writer', 'write_tables',
+           'write_views']
 
 # %% ../nbs/15_evaluate.ipynb #fda03e69
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -135,6 +136,17 @@ def origins(
         fold[in_fold(features, f)] = f.number
     return features[["ticker", "date"]].assign(fold=fold)
 
+# %% ../nbs/15_evaluate.ipynb #72773d97
+def announced(
+    plan: list[Fold], # from `folds`
+    name: str, # of a model
+    say: Callable[[str], None],
+) -> Iterator[Fold]:
+    "The folds, each told of as it starts."
+    for fold in plan:
+        say(f"{name}: fold {fold.number + 1}/{len(plan)}, origins from {fold.start:%Y-%m-%d}")
+        yield fold
+
 # %% ../nbs/15_evaluate.ipynb #0901e74b
 def xgboost_maker(
     m: Model, # the section of params.yaml
@@ -156,25 +168,34 @@ def walk_tables(
     bars: pd.DataFrame, # valid bars of one or many tickers
     params: Params,
     trees: dict | None = None, # tree parameters; None = the defaults
-    say: Callable[[str], None] = lambda _: None, # told each model's name as it starts
+    say: Callable[[str], None] = lambda _: None, # told each model, and each fold that it learns for, as it starts
     ready: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({}), # model -> view -> (n, horizons) scales that exist already
     features: pd.DataFrame | None = None, # None = made here
     views: tuple[str, ...] = VIEWS[:1],
+    until: object = None, # last origin that is wanted; None = all
+    skip: Callable[[str, str], None] | None = None, # told which model is left out and why, if one cannot be fitted; None: `BadInput`
 ) -> Iterator[tuple[str, pd.DataFrame]]: # view, forecasts of one model at one horizon (columns of `schema.FORECASTS`)
     "Walk all models forward over a panel, from `params.split.forecast_from` on."
     aim, s = params.targets, params.split
     features = make_features(bars) if features is None else features
     targets, plan = make_targets(bars, aim.horizons), folds(bars["date"], s.forecast_from, s.refit_months, s.embargo)
+    plan = [f for f in plan if until is None or f.start <= pd.Timestamp(until)]
     rows = origins(features, plan)
     for name, make in makers(params.model, trees).items():
         say(name)
-        scales = ready.get(name) or walk_views(make, features, targets, aim.horizons, plan, views)
+        try:
+            scales = ready.get(name) or walk_views(make, features, targets, aim.horizons, announced(plan, name, say), views)
+        except BadInput as e:
+            if skip is None:
+                raise
+            skip(name, str(e))
+            continue
         alike = scales[views[0]] is scales[views[-1]]
         for view in views[:1] if alike else views:
             for table in forecast_tables(make(), rows, targets, scales[view], aim, params.calibrate):
                 yield from ((v, table) for v in (views if alike else (view,)))
 
-
+# %% ../nbs/15_evaluate.ipynb #a19a3983
 def evaluate_bars(
     bars: pd.DataFrame, # as for `walk_tables`
     params: Params,
