@@ -117,7 +117,7 @@ def seasons(
         mean = pd.Series(square).rolling(n + 2 * near, min_periods=1).mean().to_numpy()
         lags = [at - 5 * WEEKS * k + n + near for k in range(1, QUARTERS + 1)] # where such a window ended
         past = np.stack([np.where(i >= 0, mean[np.maximum(i, 0)], np.nan) for i in lags])
-        out[f"season{n}"] = np.where(np.isnan(past[0]), np.nan, np.sqrt(np.nan_to_num(past, nan=1.).mean(axis=0)))
+        out[f"season{n}"] = np.where(np.isnan(past).all(axis=0), np.nan, np.sqrt(np.nan_to_num(past, nan=1.).mean(axis=0)))
     return out
 
 
