@@ -58,7 +58,8 @@ def garch_scales(
     "Scales by the recursion and the sum over the sessions to come."
     alpha, gamma, beta, fixed = numbers
     level, r, persistence = long_run(rows), rows["r_0"].to_numpy(float), alpha + gamma / 2 + beta
-    target = np.full(len(r), fixed) if np.isfinite(fixed) else np.nan_to_num(level, nan=.02)**2
+    own = pd.Series(level).bfill().fillna(1.).to_numpy()**2 # no scale comes out of the rows that are filled
+    target = np.full(len(r), fixed) if np.isfinite(fixed) else own
     shock = np.where(np.isfinite(r), (alpha + gamma * (r < 0)) * np.nan_to_num(r)**2, (alpha + gamma / 2) * target)
     total = summed(variance((1 - persistence) * target, shock, beta, target[0]), target, persistence, horizons)
     return np.maximum(np.sqrt(total), .1 * level[:, None] * np.sqrt(horizons)) # NaN stays NaN
