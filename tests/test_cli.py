@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -24,7 +25,7 @@ from stockml.bundle import forecast, load_bundle
 from stockml.config import BadInput
 from stockml.files import sha256, write_json
 from stockml.prices import write_bars
-from stockml.schema import FORECASTS
+from stockml.schema import FORECASTS, QUANTILE_COLUMNS, QUANTILES
 
 
 class Answer(NamedTuple):
@@ -121,6 +122,23 @@ def csv(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None
     return spoil
 
 
+def made_up(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda f: f) -> Path:
+    "A file of forecasts in which xgboost knows the truth, at two horizons; the month lacks garch."
+    rng, days = np.random.default_rng(3), pd.bdate_range("2001-01-02", periods=700).as_unit("ms")
+    y, shape, rows = rng.uniform(-1, 1, size=1400), 2 * np.array(QUANTILES) - 1, []
+    for horizon in (1, 21):
+        for model, width in {"xgboost": 1., "har": 1.3, "ewma97": 1.5, "garch": .6, "random_walk": 2.}.items():
+            frame = pd.DataFrame(np.tile(width * shape, (1400, 1)), columns=QUANTILE_COLUMNS)
+            rows.append(frame.assign(model=model, ticker=np.repeat(["A", "B"], 700), origin=np.tile(days, 2), horizon=horizon, realized=y))
+    made = pd.concat(rows[:-2] + rows[-1:], ignore_index=True)
+    change(made).to_parquet(folder / "f.parquet")
+    return folder / "f.parquet"
+
+
+def forecasts_file(change: Callable[[pd.DataFrame], pd.DataFrame] = lambda f: f) -> Callable[[Path], None]:
+    return lambda folder: made_up(folder, change) and None
+
+
 def cell(line: int, column: str, value: object) -> Callable[[Path], None]:
     "A CSV with one wrong value; the header is line 1."
     def change(bars: pd.DataFrame) -> pd.DataFrame:
@@ -186,6 +204,21 @@ MISTAKES = {
                               r"data/bars\.parquet: no column model, origin, horizon, realized"),
     "damaged forecasts": (["score", "bad.parquet"], r"bad\.parquet: not a readable Parquet file",
                           damaged("bad.parquet")),
+    "forecasts without a quantile": (["score", "f.parquet"], r"f\.parquet: without the quantiles q25",
+                                    forecasts_file(lambda f: f.drop(columns="q25"))),
+    "forecasts without a number": (["score", "f.parquet"], r"f\.parquet: 2 forecasts at horizon 1 with .*first xgboost, A, 2001",
+                                  forecasts_file(lambda f: f.assign(q50=f["q50"].where(f.index > 1)))),
+    "forecast twice": (["score", "f.parquet"], r"xgboost has A from 2001-01-02 twice",
+                       forecasts_file(lambda f: pd.concat([f, f[:1]]))),
+    "nothing to score": (["score", "f.parquet", "--test-from", "2004-01-01"], r"nothing to score from 2004-01-01 on",
+                         forecasts_file()),
+    "no outcome to score by": (["score", "f.parquet", "--by", "pit"], r"nothing of xgboost to score",
+                               forecasts_file(lambda f: f.assign(realized=np.nan))),
+    "unknown breakdown": (["score", "f.parquet", "--by", "month"], r"--by: 'month' is none; choose from year, ticker, models, pit"),
+    "unknown model": (["score", "f.parquet", "--model", "lstm"],
+                      r"--model: f\.parquet has no forecast of lstm: there are ewma97, garch, har, random_walk, xgboost", forecasts_file()),
+    "breakdown of nobody": (["score", "f.parquet", "--by", "year"], r"has no forecast of xgboost: there are ewma97, ",
+                            forecasts_file(lambda f: f[f["model"] != "xgboost"])),
     "nothing to trade on": (["backtest"], r"/reports/forecasts\.parquet: not found"),
     "damaged to trade on": (["backtest"], r"/forecasts\.parquet: not a readable", damaged("reports/forecasts.parquet")),
     "unknown stock to trade": (["backtest", "--ticker", "ZZZ"], r"unknown ticker ZZZ"),
@@ -370,6 +403,70 @@ def test_score_agrees_with_evaluate(evaluated):
     assert "nothing" not in text.out
     nothing = call("score", path, "--test-from", "2003-12-31")
     assert nothing == (2, "", "stockml: nothing to score from 2003-12-31 on: no forecast that every model made has an outcome\n")
+
+
+def test_score_table_ratios_and_verdict(tmp_path):
+    path = made_up(tmp_path)
+    rows = {(r["horizon"], r["model"]): r for r in call("score", path, "--json").json()}
+    assert set(rows) == {(1, m) for m in ("xgboost", "har", "ewma97", "garch", "random_walk")} | {
+        (21, m) for m in ("xgboost", "har", "ewma97", "random_walk")}
+    own = rows[1, "xgboost"]
+    assert {k: own[k] for k in ("n", "against", "years_better", "years", "skill")} == {
+        "n": 1400, "against": "har", "years_better": 3, "years": 3, "skill": True}
+    assert own["vs"] == pytest.approx({m: own["pinball"] / rows[1, m]["pinball"] for m in ("random_walk", "ewma97", "garch", "har")})
+    assert (own["vs"]["har"], own["crps"] < rows[1, "har"]["crps"]) == (own["ratio"], True)
+    assert (rows[21, "xgboost"]["vs"]["garch"], rows[1, "har"]["skill"]) == (None, None)
+    table, matrix, verdict = call("score", path).out.split("\n\n")
+    assert re.match(r" +horizon +model +n +pinball +crps +cover_80 +cover_95 +against +ratio +dm_t +dm_p +better_years\n", table)
+    assert len(table.splitlines()) == 10
+    assert re.search(r"horizon +model +random_walk +ewma97 +garch +har\n +1 +xgboost +0\.\d{4} .*\n +21 +xgboost .* – +0\.\d{4}$", matrix)
+    assert re.fullmatch(r"1 session: skill: \d+\.\d\d% less loss than har \(t -\d+\.\d, p \S+\), better in 3 of 3 years\.\n"
+                        r"21 sessions: skill: .*\nDirection: no skill shown, because none is claimed; .*\n", verdict)
+
+
+def test_score_of_another_model(tmp_path):
+    path = made_up(tmp_path)
+    assert "1 session: no skill shown: " in call("score", path, "--model", "garch").out
+    assert "21 sessions: no forecast of garch." in call("score", path, "--model", "garch").out
+    bare = made_up(tmp_path, lambda f: f[f["model"].isin(["har", "garch"])])
+    text = call("score", bare).out
+    assert text.endswith("No verdict: nothing of xgboost to score; --model names another.\n")
+    assert re.search(r"1 +garch .*\n +1 +har ", text.split("\n\n")[1])
+
+
+@pytest.mark.parametrize(("by", "keys", "last"), [
+    ("year", [2001, 2002, 2003], "Horizon 21: better in 3 of 3 years."),
+    ("ticker", ["A", "B"], "Horizon 21: better in 2 of 2 tickers."),
+    ("models", ["har", "ewma97", "garch", "random_walk"], "Horizon 21: better than 3 of 3 models."),
+])
+def test_score_looks_closer(tmp_path, by, keys, last):
+    path = made_up(tmp_path)
+    rows = call("score", path, "--by", by, "--json").json()
+    name = "against" if by == "models" else by
+    assert sorted(map(str, {r[name] for r in rows if r["horizon"] == 1})) == sorted(map(str, keys))
+    assert all(r["ratio"] < 1 and r["n"] > 0 for r in rows)
+    assert by == "models" or all(.9 < r["cover_95"] <= 1 for r in rows)
+    text = call("score", path, "--by", by).out
+    assert re.match(rf" *horizon +{name} ", text)
+    assert text.splitlines()[-1] == last
+
+
+def test_score_as_a_histogram(tmp_path):
+    path = made_up(tmp_path)
+    rows = call("score", path, "--by", "pit", "--model", "garch", "--json").json()
+    assert {(r["model"], r["horizon"]) for r in rows} == {("garch", 1)}
+    assert sum(r["observed"] for r in rows) == pytest.approx(1)
+    assert (rows[0]["low"], rows[-1]["high"], rows[0]["observed"] > 5 * rows[0]["expected"]) == (0, 1, True)  # too narrow
+    text = call("score", path, "--by", "pit").out
+    assert text.startswith("xgboost: outcomes between neighbouring quantiles, observed over expected; 1 is right\n")
+    assert re.search(r"\n0\.975 1\.000 +\d\.\d\d +\d\.\d\d\n$", text)
+
+
+def test_score_tells_of_long_files(tmp_path, monkeypatch, capsys):
+    part = pd.DataFrame({"horizon": np.full(1_000_001, 5)})
+    assert cli.tell(part) is part
+    assert cli.tell(part[1:]) is not None
+    assert capsys.readouterr().err == "horizon 5: 1,000,001 forecasts\n"
 
 
 def test_evaluate_closes_only_as_csv(panel, tmp_path, evaluated):
