@@ -389,6 +389,15 @@ def test_at_long_horizons_it_does_not_forecast_what_it_learned_from(models, case
     assert past["origin"][len(kept):].min() == pd.Timestamp(AS_OF)
 
 
+def test_a_record_that_is_longer_than_the_model_is_old_is_not_overwritten(models, case, features):
+    "Promoted once more, on half a year of forecasts that came after its training: one forecast for each stock and day."
+    assert decide(models, case(last="2004-06-30")).promoted
+    kept, past = record_of(models / "champion"), track_record(models / "champion", features, GATE)
+    assert kept["origin"].max() == pd.Timestamp("2004-06-29")
+    assert set(past["origin"][len(kept):]) == {pd.Timestamp("2004-06-30")}
+    assert not past.duplicated(["ticker", "origin", "horizon"]).any()
+
+
 def test_without_newer_days_the_record_is_all(champion, features):
     pd.testing.assert_frame_equal(track_record(champion, features[features["date"] < AS_OF], GATE), record_of(champion))
 
