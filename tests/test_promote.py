@@ -60,32 +60,33 @@ def later(_panel, snapshot):
 
 
 @pytest.fixture(scope="module")
-def features(later):
+def seen(later):
+    "Features of them all."
     return make_features(later)
 
 
 @pytest.fixture(scope="module")
-def tables(later, features):
+def tables(later, seen):
     "Real outcomes from 2001 on, forecast at 1 and 21 sessions by volatilities that move slowly, quickly, or hardly at all."
     targets, out = make_targets(later, (1, 21)), {}
-    rows = (features["date"] >= "2001-01-01").to_numpy()
-    vols = {"har": features["v_all"], "gjr": features["v_sd252"], "xgboost": np.sqrt(features["v_sd252"] * features["v_ewma94"])}
+    rows = (seen["date"] >= "2001-01-01").to_numpy()
+    vols = {"har": seen["v_all"], "gjr": seen["v_sd252"], "xgboost": np.sqrt(seen["v_sd252"] * seen["v_ewma94"])}
     for (name, vol), h in ((v, h) for v in vols.items() for h in (1, 21)):
         y, scale = targets[f"y_{h}"][rows], vol[rows].to_numpy() * np.sqrt(h)
         q = pd.DataFrame(scale[:, None] * np.nanquantile(y / scale, QUANTILES), columns=QUANTILE_COLUMNS).astype(np.float32)
-        key = {"model": name, "ticker": features["ticker"][rows].to_numpy(), "origin": features["date"][rows].to_numpy(), "horizon": h}
+        key = {"model": name, "ticker": seen["ticker"][rows].to_numpy(), "origin": seen["date"][rows].to_numpy(), "horizon": h}
         out[name, h] = pd.DataFrame(key).join(q).assign(realized=y.to_numpy(), end=targets[f"end_{h}"][rows].to_numpy(), fold=0)
     return out
 
 
 @pytest.fixture
-def case(tables, features):
+def case(tables, seen):
     "Make a case, as it stood on a day."
     def make(last=AS_OF, metrics=METRICS, gate=GATE, serve="auto", change=lambda made: made) -> Case:
         made = pd.concat([t for (_, h), t in tables.items() if h in gate.horizons], ignore_index=True)
         made = made[made["origin"] <= last]
         made = made.assign(realized=made["realized"].where(made["end"] <= last)).drop(columns="end")
-        return Case(change(made), features[features["date"] <= last], metrics, gate, serve)
+        return Case(change(made), seen[seen["date"] <= last], metrics, gate, serve)
 
     return make
 
@@ -362,9 +363,9 @@ def test_the_record_holds_the_newest_forecasts_with_an_outcome(models, case):
     pd.testing.assert_frame_equal(record, mine[list(record)].reset_index(drop=True), check_dtype=False)
 
 
-def test_since_its_promotion_the_champion_forecasts_with_its_own_bundle(champion, later, features):
+def test_since_its_promotion_the_champion_forecasts_with_its_own_bundle(champion, later, seen):
     "And from days after its record only: each forecast is the one that the service would have given that day."
-    kept, past = record_of(champion), track_record(champion, features, GATE)
+    kept, past = record_of(champion), track_record(champion, seen, GATE)
     pd.testing.assert_frame_equal(past[:len(kept)], kept, check_dtype=False)
     live = past[len(kept):]
     assert kept["origin"].max() == pd.Timestamp("2003-12-30") and live["origin"].min() == pd.Timestamp(AS_OF)
@@ -380,47 +381,47 @@ def test_since_its_promotion_the_champion_forecasts_with_its_own_bundle(champion
             np.testing.assert_allclose(rows.loc[answer["ticker"], QUANTILE_COLUMNS].astype(float), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_at_long_horizons_it_does_not_forecast_what_it_learned_from(models, case, features):
+def test_at_long_horizons_it_does_not_forecast_what_it_learned_from(models, case, seen):
     "The record of 21 sessions ends 21 sessions before the model does; the days in between are nobody's."
     gate = GATE.model_copy(update={"horizons": (21,), "level": .999, "coverage_95": (0., 1.)})
     assert decide(models, case(gate=gate)).promoted
-    kept, past = record_of(models / "champion"), track_record(models / "champion", features, gate)
+    kept, past = record_of(models / "champion"), track_record(models / "champion", seen, gate)
     assert kept["origin"].max() < pd.Timestamp("2003-12-03")
     assert past["origin"][len(kept):].min() == pd.Timestamp(AS_OF)
 
 
-def test_a_record_that_is_longer_than_the_model_is_old_is_not_overwritten(models, case, features):
+def test_a_record_that_is_longer_than_the_model_is_old_is_not_overwritten(models, case, seen):
     "Promoted once more, on half a year of forecasts that came after its training: one forecast for each stock and day."
     assert decide(models, case(last="2004-06-30")).promoted
-    kept, past = record_of(models / "champion"), track_record(models / "champion", features, GATE)
+    kept, past = record_of(models / "champion"), track_record(models / "champion", seen, GATE)
     assert kept["origin"].max() == pd.Timestamp("2004-06-29")
     assert set(past["origin"][len(kept):]) == {pd.Timestamp("2004-06-30")}
     assert not past.duplicated(["ticker", "origin", "horizon"]).any()
 
 
-def test_without_newer_days_the_record_is_all(champion, features):
-    pd.testing.assert_frame_equal(track_record(champion, features[features["date"] < AS_OF], GATE), record_of(champion))
+def test_without_newer_days_the_record_is_all(champion, seen):
+    pd.testing.assert_frame_equal(track_record(champion, seen[seen["date"] < AS_OF], GATE), record_of(champion))
 
 
-def test_a_champion_of_other_features_or_horizons_has_its_record_alone(champion, features):
+def test_a_champion_of_other_features_or_horizons_has_its_record_alone(champion, seen):
     record = record_of(champion)
-    pd.testing.assert_frame_equal(track_record(champion, features.drop(columns="v_sd252"), GATE), record)
-    other = track_record(champion, features, GATE.model_copy(update={"horizons": (5,)}))
+    pd.testing.assert_frame_equal(track_record(champion, seen.drop(columns="v_sd252"), GATE), record)
+    other = track_record(champion, seen, GATE.model_copy(update={"horizons": (5,)}))
     pd.testing.assert_frame_equal(other, record)
 
 
-def test_no_champion_no_past(models, features):
-    assert track_record(models / "champion", features, GATE) is None
+def test_no_champion_no_past(models, seen):
+    assert track_record(models / "champion", seen, GATE) is None
     shutil.copytree(models / "challenger", models / "champion")
-    assert track_record(models / "champion", features, GATE) is None
+    assert track_record(models / "champion", seen, GATE) is None
 
 
-def test_a_challenger_is_held_against_what_the_champion_really_forecast(champion, models, case, later, features):
+def test_a_challenger_is_held_against_what_the_champion_really_forecast(champion, models, case, later, seen):
     "Half a year later the challenger's forecasts are the champion's own, to the last day."
     serving = load_bundle(champion)
     wide = {key: (9 * pooled, {t: 9 * q for t, q in own.items()}) for key, (pooled, own) in serving.quantiles.items()}
-    save_bundle(models / "challenger", serving.models, wide, features[:9], serving.manifest)
-    past = track_record(champion, features, GATE).set_index(["ticker", "origin"])[QUANTILE_COLUMNS]
+    save_bundle(models / "challenger", serving.models, wide, seen[:9], serving.manifest)
+    past = track_record(champion, seen, GATE).set_index(["ticker", "origin"])[QUANTILE_COLUMNS]
 
     def same(made):
         mine = made["model"] == "xgboost"
@@ -584,17 +585,17 @@ STEPS = [("copytree", shutil), ("to_parquet", pd.DataFrame), ("write_manifest", 
 
 
 @pytest.mark.parametrize(("step", "owner"), STEPS)
-@pytest.mark.parametrize(("crash", "seen", "message"), [
+@pytest.mark.parametrize(("crash", "told", "message"), [
     (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
     (OSError(errno.ENOSPC, "No space left on device"), StockmlError, r"champion: could.*No space left.*is untouched"),
 ])
-def test_a_crash_in_between_leaves_the_old_champion(champion, models, case, monkeypatch, step, owner, crash, seen, message):
+def test_a_crash_in_between_leaves_the_old_champion(champion, models, case, monkeypatch, step, owner, crash, told, message):
     def fail(*_, **__):
         raise crash
 
     before, later = state(models), case(last="2004-06-30")
     monkeypatch.setattr(owner, step, fail)
-    with pytest.raises(seen, match=message):
+    with pytest.raises(told, match=message):
         decide(models, later)
     monkeypatch.undo()
     assert state(models) == before
