@@ -21,6 +21,7 @@ from stockml.config import load_params  # noqa: E402
 from stockml.features import make_features  # noqa: E402
 from stockml.lineage import provenance  # noqa: E402
 from stockml.prices import read_bars  # noqa: E402
+from stockml.split import folds  # noqa: E402
 from stockml.targets import make_targets  # noqa: E402
 from stockml.train import ship, walk  # noqa: E402
 
@@ -61,12 +62,40 @@ def small_params():
 
 
 @pytest.fixture(scope="session")
-def bundle_folder(tmp_path_factory, _panel, small_params) -> Path:
+def features(_panel) -> pd.DataFrame:
+    "Features of the panel. Shared, as all that follows: to change it, copy it first."
+    return make_features(_panel)
+
+
+@pytest.fixture(scope="session")
+def targets(_panel, small_params) -> pd.DataFrame:
+    "Targets of the panel."
+    return make_targets(_panel, small_params.targets.horizons)
+
+
+@pytest.fixture(scope="session")
+def plan(_panel, small_params):
+    "Two folds: 2000-2001 and 2002-2003."
+    s = small_params.split
+    return folds(_panel["date"], s.forecast_from, s.refit_months, s.embargo)
+
+
+@pytest.fixture(scope="session")
+def trees() -> dict:
+    "Few trees."
+    return {"rounds": 15}
+
+
+@pytest.fixture(scope="session")
+def scales(features, targets, small_params, trees) -> pd.DataFrame:
+    "What all models forecast in those years."
+    return walk(features, targets, small_params, trees)
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory, _panel, features, scales, small_params, trees) -> Path:
     "A bundle trained on the panel (horizons 1 and 21). Read it; to damage it, copy it first."
     folder = tmp_path_factory.mktemp("models") / "challenger"
-    features = make_features(_panel)
-    trees = {"rounds": 15}
-    scales = walk(features, make_targets(_panel, small_params.targets.horizons), small_params, trees)
     ship(folder, _panel, features, scales, small_params, trees, provenance(SNAPSHOT))
     return folder
 

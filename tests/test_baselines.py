@@ -4,34 +4,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stockml.baselines import HAR_MARKET, HAR_OWN, QUIET, Ewma, Har, RandomWalk, long_run
+from stockml.baselines import HAR_MARKET, HAR_OWN, QUIET, Ewma, Har, Historical, RandomWalk, long_run
 from stockml.features import MARKET_NAMES, make_features
 from stockml.targets import known, make_targets
 
 HORIZONS = (1, 5)
 
 
-@pytest.fixture
-def features(panel):
-    return make_features(panel)
+@pytest.fixture(scope="module")
+def targets(_panel):
+    return make_targets(_panel, HORIZONS)
 
 
-@pytest.fixture
-def targets(panel):
-    return make_targets(panel, HORIZONS)
-
-
-@pytest.mark.parametrize("model", [RandomWalk, Ewma, Har])
-def test_a_scale_is_positive_once_there_are_22_returns(features, targets, model):
-    scale, age = model().fit(features, targets, HORIZONS).scale(features), features.groupby("ticker").cumcount()
+@pytest.mark.parametrize("make", [RandomWalk, Historical, Ewma, lambda: Ewma(97), Har])
+def test_a_scale_is_positive_once_there_are_22_returns(features, targets, make):
+    model, age = make().fit(features, targets, HORIZONS), features.groupby("ticker").cumcount()
+    scale = model.scale(features)
     assert scale.shape == (len(features), 2)
     assert (scale[age >= 22] > 0).all() and np.isfinite(scale[age >= 22]).all()
-    assert np.isnan(scale[age < 22]).all() == (model is not RandomWalk)
+    assert np.isnan(scale[age < 22]).all() != isinstance(model, RandomWalk)  # which takes its size from its residuals
     day, week = np.median(scale[age >= 22], axis=0)
     assert week / day == pytest.approx(np.sqrt(5), rel=.1)
 
 
-@pytest.mark.parametrize("model", [RandomWalk, Ewma])
+@pytest.mark.parametrize("model", [RandomWalk, Historical, Ewma])
 def test_what_learns_nothing_may_be_fitted_on_anything(features, targets, model):
     assert not model.learns
     a, b = (model().fit(f, t, HORIZONS).scale(features) for f, t in ((features, targets), (features[:0], targets[:0])))
@@ -42,13 +38,20 @@ def test_random_walk_knows_only_the_horizon(features, targets):
     assert (RandomWalk().fit(features, targets, (1, 4)).scale(features) == [1, 2]).all()
 
 
-def test_ewma_is_the_recursion(panel, features, targets):
+@pytest.mark.parametrize("decay", [94, 97])
+def test_ewma_is_the_recursion(panel, features, targets, decay):
     r = np.log(panel.loc[panel["ticker"] == "GE", "adj_close"]).diff().to_numpy()[1:]
     variance, weight = 0., 0.
     for x in r:
-        variance, weight = .94 * variance + .06 * x**2, .94 * weight + .06
-    scale = Ewma().fit(features, targets, (1, 4)).scale(features[features["ticker"] == "GE"])
+        variance, weight = (decay * variance + (100 - decay) * x**2) / 100, (decay * weight + 100 - decay) / 100
+    scale = Ewma(decay).fit(features, targets, (1, 4)).scale(features[features["ticker"] == "GE"])
     assert scale[-1] == pytest.approx([np.sqrt(variance / weight), 2 * np.sqrt(variance / weight)], rel=1e-5)
+
+
+def test_ewma_never_falls_below_a_tenth_of_the_long_run(features, targets):
+    still = features.assign(v_ewma94=np.float32(0))
+    floor = .1 * long_run(features)[:, None] * np.sqrt(HORIZONS)
+    np.testing.assert_array_equal(Ewma().fit(features, targets, HORIZONS).scale(still), floor)
 
 
 def har_world(rng, n=4000):
@@ -110,6 +113,14 @@ def test_har_never_falls_below_a_third_of_the_long_run(panel, features, targets)
     np.testing.assert_allclose(model.scale(calm), floor)
 
 
+def test_har_remembers_what_it_has_learned():
+    features, targets, *_ = har_world(np.random.default_rng(6))
+    model = Har().fit(features, targets, HORIZONS)
+    again = Har().restore(model.state(), HORIZONS)
+    for rows in (features, features.assign(**dict.fromkeys(HAR_MARKET, np.nan))):
+        np.testing.assert_array_equal(again.scale(rows), model.scale(rows))
+
+
 def test_har_learns_from_the_past_only(features, targets):
     day = pd.Timestamp("2000-01-03")
     past = (features["date"] < day).to_numpy()
@@ -119,7 +130,7 @@ def test_har_learns_from_the_past_only(features, targets):
 
 
 @pytest.mark.parametrize("stocks", [1, MARKET_NAMES])
-@pytest.mark.parametrize("model", [Ewma, Har])
+@pytest.mark.parametrize("model", [Ewma, lambda: Ewma(97), Har])
 def test_prices_that_never_move_have_a_small_positive_scale(panel, stocks, model):
     still = panel[panel["ticker"].isin(sorted(panel["ticker"].unique())[:stocks])].reset_index(drop=True)
     still[["open", "high", "low", "close", "adj_close"]] = 10.

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from stockml.features import MARKET_NAMES, MIN_BARS, feature_columns, make_features, market_features
+from stockml.features import FLOOR, GJR, MARKET_NAMES, MIN_BARS, QUARTERS, WEEKS, feature_columns, make_features, market_features
 from stockml.schema import check_bars
 
 CUTS = ["1996-01-02", "1996-01-03", "1996-04-08", "1998-08-31", "2000-09-29", "2003-12-30"]
@@ -48,7 +48,13 @@ def patchy(bars: pd.DataFrame) -> pd.DataFrame:
     return bars.assign(**{c: bars[c].where(days % k > 0) for c, k in (("open", 2), ("high", 3), ("low", 5), ("volume", 3))})
 
 
-VIEWS = {"panel": lambda b: b, "staggered": staggered, "patchy": patchy, "without ohlc": blind,
+def every_day(bars: pd.DataFrame) -> pd.DataFrame:
+    "Traded on Saturdays and Sundays too."
+    days = pd.date_range(bars["date"].min(), periods=bars["date"].nunique()).as_unit("ms")
+    return bars.assign(date=days[bars["date"].rank(method="dense").astype(int) - 1])
+
+
+VIEWS = {"panel": lambda b: b, "staggered": staggered, "patchy": patchy, "without ohlc": blind, "every day": every_day,
          "alone": lambda b: one(b, "AAPL"), "alone without ohlc": lambda b: blind(one(b, "AAPL"))}
 
 
@@ -56,7 +62,7 @@ VIEWS = {"panel": lambda b: b, "staggered": staggered, "patchy": patchy, "withou
 def test_no_feature_sees_the_future(panel, view):
     bars = VIEWS[view](panel)
     whole = make_features(bars)
-    for day in CUTS:
+    for day in (d for d in CUTS if d <= str(bars["date"].max())):
         assert_frame_equal(make_features(until(bars, day)), until(whole, day), check_exact=True)
 
 
@@ -80,8 +86,7 @@ def test_no_feature_of_any_panel_sees_the_future(bars, sessions):
     assert_frame_equal(make_features(until(bars, day)), until(make_features(bars), day), check_exact=True)
 
 
-def test_one_row_per_bar_in_order(panel):
-    features = make_features(panel)
+def test_one_row_per_bar_in_order(panel, features):
     assert features[["ticker", "date"]].equals(panel[["ticker", "date"]])
     assert set(features.dtypes[2:]) == {np.dtype(np.float32)}
     assert feature_columns(features) == list(features.columns[2:]) and features.columns.is_unique
@@ -90,18 +95,18 @@ def test_one_row_per_bar_in_order(panel):
     assert old.drop(columns=range_and_volume).notna().all().all() and old[old["ticker"] == "AAPL"].notna().all().all()
 
 
-def test_own_features_do_not_depend_on_the_other_stocks(panel):
-    together, alone = one(make_features(panel), "GE"), make_features(one(panel, "GE"))
+def test_own_features_do_not_depend_on_the_other_stocks(panel, features):
+    together, alone = one(features, "GE"), make_features(one(panel, "GE"))
     market = [c for c in together if c.startswith("m_")]
     assert_frame_equal(together.drop(columns=market), alone.drop(columns=market), check_exact=True)
     assert alone[market].isna().all().all() and together[market][300:].notna().all().all()
 
 
-def test_features_do_not_depend_on_the_level_of_the_price(panel):
+def test_features_do_not_depend_on_the_level_of_the_price(panel, features):
     factor = 2. ** 7  # exact in floats, so that the returns are the same to the bit
     prices = ["open", "high", "low", "close", "adj_close"]
     scaled = panel.assign(**{c: panel[c] * factor for c in prices})
-    assert_frame_equal(make_features(scaled), make_features(panel), rtol=1e-3, atol=1e-5)
+    assert_frame_equal(make_features(scaled), features, rtol=1e-3, atol=1e-5)
 
 
 def test_a_split_leaves_no_trace(panel):
@@ -122,6 +127,19 @@ def test_volatilities_by_hand():
     weights = .94 ** np.arange(400)[::-1]
     assert row["v_ewma94"] == pytest.approx(np.sqrt((weights * r**2).sum() / weights.sum()), rel=1e-5)
     assert [row[f"r_{k}"] for k in range(5)] == pytest.approx(r[:-6:-1], rel=1e-5)
+
+
+def test_gjr_is_the_recursion(panel, features):
+    own, (alpha, gamma, beta) = one(features, "AAPL"), GJR
+    level, crash = own["v_all"].to_numpy(float), own["r_0"].idxmin()
+    assert own["date"][crash] == pd.Timestamp("2000-09-29") and own["r_0"][crash] < -5 * level[crash]
+    v = level[22]**2
+    for t in range(22, len(own)):
+        r = own["r_0"][t]
+        square = min(r**2, 25 * level[t]**2)  # a crash counts as five long-run volatilities
+        v = (1 - alpha - gamma / 2 - beta) * level[t]**2 + (alpha + gamma * (r < 0)) * square + beta * v
+        assert own["v_gjr"][t] == pytest.approx(np.sqrt(v), rel=1e-4)
+    assert own["v_gjr"][:22].isna().all()
 
 
 def test_shapes_by_hand():
@@ -146,6 +164,59 @@ def test_ranges_by_hand():
     assert row["volume5"] == pytest.approx(np.log(volume[-5:].mean() / volume[-66:].mean()), rel=1e-3)
 
 
+def reporter(seed: int = 8, first: int = 40, closed: float = 0.) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    "A stock that jumps every 13 weeks on the same weekday; its bars, weekday number of each, those of its jumps."
+    rng, weeks = np.random.default_rng(seed), 5 * WEEKS
+    r, jumps = rng.choice([-.01, .01], 1200), np.arange(first, 1200, weeks)
+    r[jumps] *= 8
+    days = pd.bdate_range("1996-01-02", periods=1200)
+    shut = (rng.random(1200) < closed) & ~np.isin(np.arange(1200), jumps)
+    bars, _ = check_bars(pd.DataFrame({"ticker": "A", "date": days, "close": 50 * np.exp(np.cumsum(r))})[~shut])
+    return bars, np.flatnonzero(~shut), jumps
+
+
+@pytest.mark.parametrize("closed", [0., .1])
+def test_a_season_is_known_on_the_evenings_before(closed):
+    bars, at, jumps = reporter(closed=closed)
+    features, old = make_features(bars), at >= jumps[0] + 5 * WEEKS + 1
+    for name, near in (("season1", [0, 1, 2]), ("season5", range(7)), ("season21", range(1, 22))):
+        busy = np.isin(at, np.concatenate([jumps - k for k in near] + [[jumps[-1] + 5 * WEEKS - k] for k in near]))
+        assert features[name][old & busy].min() > 1.2 * features[name][old & ~busy].max(), name
+
+
+def test_seasons_by_hand():
+    bars, *_ = reporter()
+    features, r = make_features(bars), np.log(bars["adj_close"]).diff().to_numpy()
+    square = np.minimum(np.abs(r) / (features["v_ewma97"].shift().to_numpy(float) + FLOOR), 8)**2
+    for t in (70, 200, 1000):
+        for n, first, last in ((1, 0, 2), (5, 0, 6), (21, 1, 21)):  # a day early or late, but for a month
+            windows = [square[a:b + 1] for k in range(1, QUARTERS + 1)
+                       if (b := t + last - 65 * k) >= 0 and np.isfinite(square[(a := max(0, t + first - 65 * k)):b + 1]).any()]
+            mean = (sum(map(np.nanmean, windows)) + QUARTERS - len(windows)) / QUARTERS  # an unknown quarter is an ordinary one
+            assert features[f"season{n}"][t] == pytest.approx(np.sqrt(mean), rel=1e-4)
+    assert features["season1"][:65].isna().all()
+
+
+def test_a_closed_exchange_hides_one_quarter_of_a_season_and_not_the_others():
+    bars, _, jumps = reporter()
+    days = bars["date"].to_numpy()
+    shut = (days >= days[jumps[5] - 3]) & (days <= days[jumps[5] + 3])
+    whole, holes = make_features(bars), make_features(bars[~shut].reset_index(drop=True))
+    evening = days[jumps[6] - 1]
+    before, after = (f.set_index("date")["season1"] for f in (whole, holes))
+    assert 1.2 < after[evening] < before[evening] and after[days[100]:].notna().all()
+
+
+def test_the_age_of_the_last_jump_by_hand(features):
+    own = one(features, "AAPL")
+    big = (own["r_0"].abs() > 3 * (own["v_ewma97"].shift() + FLOOR)).to_numpy()
+    age = np.nan
+    for t, found in enumerate(own["jump_age"]):
+        age = 0 if big[t] else age + 1
+        assert found == pytest.approx(min(age, 130), nan_ok=True)
+    assert own.loc[own["date"] == "2000-09-29", "jump_age"].item() == 0 and own["jump_age"].max() == 130
+
+
 def test_the_market_by_hand():
     rng = np.random.default_rng(5)
     dates = pd.bdate_range("2000-01-03", periods=60)
@@ -163,8 +234,8 @@ def test_the_market_by_hand():
     assert market["m_fall252"].iloc[-1] == pytest.approx((level.iloc[-1] - level.max()) / unit, rel=1e-4)
 
 
-def test_beta_and_ranks_by_hand(panel):
-    features, r = make_features(panel), np.log(panel.pivot(index="date", columns="ticker", values="adj_close")).diff()
+def test_beta_and_ranks_by_hand(panel, features):
+    r = np.log(panel.pivot(index="date", columns="ticker", values="adj_close")).diff()
     last, m = features.groupby("ticker").tail(1).set_index("ticker"), r.mean(axis=1)
     for ticker in r:
         cov = np.cov(r[ticker][-252:], m[-252:])
@@ -198,7 +269,7 @@ def test_odd_histories_give_finite_or_missing(kind):
     features = make_features(bars)
     assert len(features) == len(bars) and not np.isinf(features.drop(columns=["ticker", "date"]).to_numpy()).any()
     if len(bars) >= MIN_BARS:
-        needed = ["v_all", "v_ewma94", "v_abs1", "v_abs66", "mom66", "fall252", "jump22", "history"]
+        needed = ["v_all", "v_ewma94", "v_abs1", "v_abs66", "v_gjr", "mom66", "fall252", "jump22", "history", "season21"]
         assert features[needed].iloc[MIN_BARS:].notna().all().all()
 
 
