@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'AsJson', 'Changes', 'ENOUGH', 'FORMS', 'main', 'show', 'note', 'read_day', 'read_horizons', 'read_changes',
            'run', 'finish', 'links', 'where_to_look', 'stage', 'ingest', 'forecast', 'champion', 'history_of',
-           'evaluate', 'walked', 'panel_for', 'warm_up', 'best_trees', 'score', 'tell', 'read_forecasts',
+           'explain', 'evaluate', 'walked', 'panel_for', 'warm_up', 'best_trees', 'score', 'tell', 'read_forecasts',
            'print_scores', 'table_text', 'print_breakdown', 'backtest', 'promote', 'history', 'serve', 'request',
            'version']
 
@@ -17,6 +17,7 @@ import socket
 import sys
 from datetime import date
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -250,6 +251,36 @@ def history_of(
         raise BadInput(f"{ticker}: its history ended on {old['last'][0]:%Y-%m-%d}, {old['sessions_behind'][0]} sessions before {clock}: "
                        f"stale; forecast with --as-of {old['last'][0]:%Y-%m-%d}")
     return bars
+
+# %% ../nbs/27_cli.ipynb #73978d7a
+@app.command()
+def explain(
+    ticker: Annotated[str, typer.Argument(help="A stock of the price store, or of --csv.")],
+    csv: Annotated[Path | None, typer.Option(help="Bars of your own: date, close and what else there is.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Explain the forecast from this day; nothing later is used.")] = None,
+    horizon: Annotated[int, typer.Option(min=1, help="Sessions.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Where a picture of it goes (PNG).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a forecast is as wide as it is: what each feature contributes. The factors multiply out to the forecast's scale.
+
+    Example: stockml explain AAPL --horizon 1 --plot why.png
+    """
+    from stockml.explain import bars_text, chain, contributions, in_words, plot_contributions
+
+    if plot and (plot.is_dir() or plot.suffix.lower() != ".png"):
+        raise BadInput(f"--plot: {plot} is no name of a PNG file")
+    day, ticker, bundle = read_day(as_of, "--as-of"), ticker.upper(), champion(project_root() / "models/champion")
+    rows = contributions(bundle, history_of(ticker, csv, day), (horizon,))
+    if plot:
+        plot_contributions(rows, plot)
+        note(f"picture in {plot}")
+    if day and str(day) < bundle.manifest["as_of"]:
+        note(f"note: the model was trained on prices up to {bundle.manifest['as_of']}; on {day} nobody had it")
+    links, words = chain(rows), in_words(rows)
+    model = {"name": links["model"], "version": bundle.version}
+    show({**links, "model": model, "words": words, "contributions": rows.iloc[:, 4:].to_dict("records")},
+         f"{fill(words, 110)}\n\n{bars_text(rows)}", as_json)
 
 # %% ../nbs/27_cli.ipynb #71896b02
 @app.command()

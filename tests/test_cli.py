@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ from projects import BIN, ROOT, environment, set_params
 from stockml import cli
 from stockml.bundle import forecast, load_bundle
 from stockml.config import BadInput
+from stockml.explain import bars_text, contributions, in_words
 from stockml.files import sha256, write_json
 from stockml.prices import write_bars
 from stockml.schema import FORECASTS, QUANTILE_COLUMNS, QUANTILES
@@ -238,6 +240,14 @@ MISTAKES = {
     "nothing to judge by": (["promote"], r"/metrics/evaluate\.json: not found", without("metrics")),
     "damaged challenger": (["promote"], r"/challenger/residuals\.npz is damaged",
                            damaged("models/challenger/residuals.npz")),
+    "unknown ticker to explain": (["explain", "ZZZ"], r"unknown ticker ZZZ"),
+    "unknown horizon to explain": (["explain", "KO", "--horizon", "5"],
+                                   r"horizons: \[5\] not known to this model; it forecasts \[1, 21\]"),
+    "horizon of none": (["explain", "KO", "--horizon", "0"], r"Invalid value for '--horizon'"),
+    "bad date to explain": (["explain", "KO", "--as-of", "soon"], r"--as-of: not a date"),
+    "no picture": (["explain", "KO", "--plot", "why.pdf"], r"--plot: why\.pdf is no name of a PNG file"),
+    "folder for a picture": (["explain", "KO", "--plot", "models"], r"--plot: models is no name of a PNG file"),
+    "nobody to explain": (["explain", "KO"], r"/models/champion: no model there", without("models/champion")),
     "no such command": (["forcast"], r"No such command 'forcast'"),
     "no such option": (["forecast", "KO", "--horizon", "1"], r"No such option: --horizon"),
     "no ticker": (["forecast"], r"Missing argument 'ticker'"),
@@ -340,7 +350,7 @@ def test_every_command_helps_with_an_example(command):
 
 def test_commands_that_others_rely_on():
     names = {c.name or c.callback.__name__ for c in cli.app.registered_commands}
-    assert {"run", "ingest", "forecast", "evaluate", "score", "backtest", "promote", "history", "serve",
+    assert {"run", "ingest", "forecast", "explain", "evaluate", "score", "backtest", "promote", "history", "serve",
             "stage"} <= names
 
 
@@ -370,6 +380,31 @@ def test_forecast_of_ones_own_file(panel, tmp_path, shop):
     assert (made["ticker"], made["origin"], made["close"]) == ("MINE", "2003-12-31", bars["close"].iloc[-1])
     early = call("forecast", "MINE", "--csv", tmp_path / "mine.csv", "--as-of", "2003-11-28", "--json").json()
     assert early["origin"] == "2003-11-28"
+
+
+def test_explain(shop, panel):
+    own = panel[panel["ticker"] == "KO"].reset_index(drop=True)
+    rows = contributions(load_bundle(shop / "models/champion"), own, (1,))
+    answer = call("explain", "ko", "--json")
+    made = answer.json()
+    assert (made["ticker"], made["origin"], made["horizon"], answer.err) == ("KO", "2003-12-31", 1, "")
+    assert made["model"] == {"name": "xgboost", "version": load_bundle(shop / "models/champion").version}
+    assert math.prod(c["factor"] for c in made["contributions"]) == pytest.approx(made["scale"])
+    assert [c["feature"] for c in made["contributions"]] == rows["feature"].tolist()
+    assert made["words"] == in_words(rows)
+    text = call("explain", "KO").out
+    paragraph, table = text.split("\n\n")
+    assert " ".join(paragraph.split()) == made["words"] and table.rstrip("\n") == bars_text(rows)
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_explain_another_day_as_a_picture(shop, panel, tmp_path):
+    answer = call("explain", "KO", "--as-of", "2002-07-06", "--horizon", "21", "--plot", tmp_path / "why.png", "--json")
+    assert (answer.json()["origin"], answer.json()["horizon"]) == ("2002-07-05", 21)
+    assert (tmp_path / "why.png").read_bytes()[:4] == b"\x89PNG"
+    assert "note: the model was trained on prices up to 2003-12-31" in answer.err
+    panel[panel["ticker"] == "KO"].tail(300)[["date", "close"]].to_csv(tmp_path / "mine.csv", index=False)
+    assert call("explain", "MINE", "--csv", tmp_path / "mine.csv").out.startswith("MINE from 2003-12-31, 1 session: ")
 
 
 @pytest.fixture(scope="module")
