@@ -20,13 +20,15 @@ import pandas as pd
 import pytest
 import yaml
 from projects import BIN, ROOT, environment, set_params
+from pyarrow.parquet import ParquetFile
 
 from stockml import cli
 from stockml.bundle import forecast, load_bundle
 from stockml.config import BadInput
 from stockml.explain import bars_text, contributions, in_words
 from stockml.files import sha256, write_json
-from stockml.prices import write_bars
+from stockml.forecaster import MODELS
+from stockml.prices import read_bars, write_bars
 from stockml.schema import FORECASTS, QUANTILE_COLUMNS, QUANTILES
 
 
@@ -191,7 +193,7 @@ MISTAKES = {
     "date to come": (FORECAST, r"bad\.csv, line 201: date: \d{4}-\d\d-\d\d is after \d{4}-\d\d-\d\d",
                      cell(201, "date", str(date.today() + timedelta(9)))),
     "panel to come": (["evaluate", "bad.csv", *EVALUATE[2:], "2003-06-01"],
-                      r"bad\.csv: prices of \d{4}.* remove what has not happened",
+                      r"bad\.csv: no ticker can be used: KO: line 201: date: \d{4}.* is after .*: remove what has not happened yet",
                       lambda f: cell(201, "date", str(date.today() + timedelta(9)))(f) or with_ticker(f / "bad.csv")),
     "no panel": (["evaluate", "none.csv", *EVALUATE[2:], "2003-01-01"], r"none\.csv: not found"),
     "damaged panel": ([*EVALUATE, "2003-01-01"], r"bars\.parquet: not a readable Parquet file",
@@ -419,13 +421,17 @@ def evaluated(shop) -> tuple[Path, Answer]:
 def test_evaluate_a_panel(evaluated):
     path, answer = evaluated
     scores = {(r["model"], r["horizon"]): r for r in answer.json()}
-    assert set(scores) == {(m, h) for m in ("random_walk", "ewma", "har", "xgboost") for h in (1, 21)}
+    assert set(scores) == {(m, h) for m in MODELS for h in (1, 21)}
     assert all(.7 < r["cover_80"] < .95 and r["cover_95"] > .9 for r in scores.values())
-    assert "walking xgboost forward\n" in answer.err
+    said = re.findall(r"^walking (\S+?)(?:: fold (\d)/3, origins from \S+)? \(\d+ s\)$", answer.err, re.MULTILINE)
+    assert list(dict.fromkeys(m for m, _ in said)) == list(MODELS)
+    assert said[-4:] == [("xgboost", number) for number in ("", "1", "2", "3")]
+    assert len(answer.err.splitlines()) == len(said) + 1  # and the number of forecasts
     made = FORECASTS.validate(pd.read_parquet(path))
     assert (made["origin"].min(), made["origin"].max()) == (pd.Timestamp("2001-01-02"), pd.Timestamp("2003-12-31"))
     assert made.groupby(["model", "horizon"]).size().nunique() == 1
-    assert made["realized"].isna().sum() == 4 * 6 * (1 + 21)  # outcomes that are not known yet
+    assert made["realized"].isna().sum() == 8 * 6 * (1 + 21)  # outcomes that are not known yet
+    assert ParquetFile(path).num_row_groups == 8 * 2  # one model and horizon each: all at once were never in memory
 
 
 def test_score_agrees_with_evaluate(evaluated):
@@ -508,7 +514,7 @@ def test_evaluate_closes_only_as_csv(panel, tmp_path, evaluated):
     panel[["ticker", "date", "close"]].to_csv(tmp_path / "closes.csv", index=False)
     answer = call("evaluate", tmp_path / "closes.csv", "--out", tmp_path / "out.parquet", "--test-from", "2002-01-01",
                   "--test-to", "2002-12-31", "--json")
-    assert {r["model"] for r in answer.json()} == {"random_walk", "ewma", "har", "xgboost"}
+    assert {r["model"] for r in answer.json()} == set(MODELS)
     made = pd.read_parquet(tmp_path / "out.parquet")
     assert (made["origin"].min(), made["origin"].max()) == (pd.Timestamp("2002-01-02"), pd.Timestamp("2002-12-31"))
     assert made["realized"].notna().all()  # prices after --test-to tell how it went
@@ -520,17 +526,106 @@ def test_evaluate_closes_only_as_csv(panel, tmp_path, evaluated):
 
 def test_evaluate_one_stock(panel, tmp_path):
     panel[panel["ticker"] == "AAPL"].to_parquet(tmp_path / "one.parquet")
-    answer = call("evaluate", tmp_path / "one.parquet", "--out", tmp_path / "out.parquet", "--test-from", "2002-06-03",
-                  "--json")
-    assert {r["model"] for r in answer.json()} == {"random_walk", "ewma", "har", "xgboost"}
+    command = "evaluate", tmp_path / "one.parquet", "--out", tmp_path / "out.parquet", "--test-from", "2002-06-03"
+    answer = call(*command, "--json")
+    assert {r["model"] for r in answer.json()} == set(MODELS)
     assert set(pd.read_parquet(tmp_path / "out.parquet")["ticker"]) == {"AAPL"}
+
+
+def test_evaluate_twelve_years_of_closes(snapshot, tmp_path):
+    "Without a market and without ranges: a verdict for each horizon all the same."
+    bars = read_bars(snapshot, tickers=["KO"])
+    bars = bars.loc[bars["date"].between("1992-01-01", "2003-12-31"), ["ticker", "date", "close"]]
+    bars.to_csv(tmp_path / "ko.csv", index=False)
+    answer = call("evaluate", tmp_path / "ko.csv", "--out", tmp_path / "out.parquet", "--test-from", "2000-01-03")
+    assert answer.code == 0 and "left out" not in answer.err
+    assert re.search(r"\n1 session: (no )?skill( shown)?: .*\n21 sessions: (no )?skill( shown)?: .*\nDirection: ", answer.out)
+    assert FORECASTS.validate(pd.read_parquet(tmp_path / "out.parquet")).groupby(["model", "horizon"]).size().min() > 900
+
+
+@pytest.fixture(scope="module")
+def motley(_panel) -> pd.DataFrame:
+    "Closes of four good stocks, of a young one, and of others with one fault each."
+    closes = _panel[["ticker", "date", "close"]]
+    ko, ge = (closes[closes["ticker"] == t] for t in ("KO", "GE"))
+    return pd.concat([closes[closes["ticker"].isin(["AAPL", "BAC", "PFE", "XOM"])], ge.tail(85).assign(ticker="YOUNG"),
+                      ko.assign(ticker="ZERO", close=ko["close"].where(ko["date"] != "2001-05-07", 0.)),
+                      ko.assign(ticker="STILL", close=7.), ko[ko["date"].dt.year != 2000].assign(ticker="HOLE"),
+                      ko.head(2).assign(ticker="TWO"), ge.assign(ticker="Twin"), ge.assign(ticker="TWIN")], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def sifted(shop, motley, tmp_path_factory) -> dict[str, tuple[Answer, pd.DataFrame]]:
+    "The same panel as CSV and as Parquet, evaluated."
+    folder, out = tmp_path_factory.mktemp("motley"), {}
+    motley.to_csv(folder / "panel.csv", index=False)
+    motley.to_parquet(folder / "panel.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOCKML_ROOT", str(shop))
+        for kind in ("csv", "parquet"):
+            answer = call("evaluate", folder / f"panel.{kind}", "--out", folder / "out.parquet", "--test-from", "2002-01-02", "--json")
+            out[kind] = answer, pd.read_parquet(folder / "out.parquet")
+    return out
+
+
+def test_evaluate_leaves_out_what_is_at_fault(sifted, motley):
+    (code, out, err), made = sifted["csv"]
+    assert code == 3
+    row = motley.index[(motley["ticker"] == "ZERO") & (motley["close"] == 0)][0]
+    left = dict(re.findall(r"^left out (\S+): (.*)$", err, re.MULTILINE))
+    assert list(left) == ["HOLE", "STILL", "TWIN", "TWO", "ZERO"]
+    assert left["ZERO"] == f"line {row + 2}: close: 0.0 must be above zero: correct or remove it"
+    assert left["HOLE"].startswith("no bar on 252 sessions between 1999-12-31 and 2001-01-02: ")
+    assert "note: too few bars for an outcome 21 sessions ahead, not scored there: YOUNG\n" in err
+    assert set(made["ticker"]) == {"AAPL", "BAC", "PFE", "XOM", "YOUNG"}
+    assert {(r["model"], r["horizon"]) for r in json.loads(out)} == {(m, h) for m in MODELS for h in (1, 21)}
+    young = made[(made["ticker"] == "YOUNG") & (made["model"] == "xgboost")]
+    assert young.groupby("horizon")["realized"].count().tolist() == [18, 0]
+
+
+def test_evaluate_csv_and_parquet_alike(sifted):
+    (mine, made), (other, again) = sifted["csv"], sifted["parquet"]
+    pd.testing.assert_frame_equal(made, again)
+    assert (other.code, other.out) == (3, mine.out)
+
+
+def test_evaluate_good_tickers_as_if_the_others_were_not_there(sifted, motley, tmp_path):
+    good = motley[motley["ticker"].isin(["AAPL", "BAC", "PFE", "XOM", "YOUNG"])]
+    good.to_csv(tmp_path / "good.csv", index=False)
+    answer = call("evaluate", tmp_path / "good.csv", "--out", tmp_path / "out.parquet", "--test-from", "2002-01-02", "--json")
+    assert (answer.code, answer.out) == (0, sifted["csv"][0].out)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), sifted["csv"][1])
+
+
+def test_evaluate_without_xgboost_where_history_is_short(panel, tmp_path):
+    "The classical models need less: their forecasts, one line about the other, and an exit code of its own."
+    panel[(panel["ticker"] == "KO") & (panel["date"] >= "2000-12-01")].to_parquet(tmp_path / "short.parquet")
+    answer = call("evaluate", tmp_path / "short.parquet", "--out", tmp_path / "out.parquet", "--test-from", "2003-01-02", "--json")
+    assert answer.code == 3
+    assert re.search(r"^left out model xgboost: \d+ training rows: too few for a model; bring more .*$", answer.err, re.MULTILINE)
+    assert {r["model"] for r in json.loads(answer.out)} == set(MODELS) - {"xgboost"}
+    assert set(pd.read_parquet(tmp_path / "out.parquet")["model"]) == set(MODELS) - {"xgboost"}
+
+
+def test_evaluate_says_what_its_exit_codes_mean():
+    text = " ".join(call("evaluate", "--help").out.split())
+    assert "Exit code 0: all went in; 3: tickers, or XGBoost, were left out; 2: nothing could be done." in text
 
 
 def test_evaluate_where_no_outcome_is_known_yet(shop, tmp_path):
     out = tmp_path / "out.parquet"
     answer = call("evaluate", shop / "data/bars.parquet", "--out", out, "--test-from", "2003-12-31")
     assert (answer.code, answer.out) == (0, "no scores: not one outcome is known yet\n")
-    assert len(pd.read_parquet(out)) == 4 * 6 * 2
+    assert len(pd.read_parquet(out)) == 8 * 6 * 2
+
+
+def test_evaluate_to_an_early_end_as_to_the_last(shop, evaluated, tmp_path):
+    "--test-to spares the folds after it; what was forecast before is the same."
+    answer = call("evaluate", shop / "data/bars.parquet", "--out", tmp_path / "out.parquet", "--test-from", "2001-01-01",
+                  "--test-to", "2001-06-29", "--json")
+    assert answer.code == 0 and "xgboost: fold 2/2" in answer.err
+    made, whole = pd.read_parquet(tmp_path / "out.parquet"), pd.read_parquet(evaluated[0])
+    pd.testing.assert_frame_equal(made, whole[whole["origin"] <= "2001-06-29"].reset_index(drop=True))
 
 
 def test_evaluate_warns_of_years_that_were_searched(shop, tmp_path):
@@ -540,9 +635,34 @@ def test_evaluate_warns_of_years_that_were_searched(shop, tmp_path):
     assert answer.err.startswith("note: the trees were chosen on years up to 1999-12-31")
 
 
+def test_progress_on_a_terminal_is_one_line_that_goes_away(monkeypatch):
+    class Terminal(StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    with redirect_stderr(Terminal()) as err, cli.progress() as say:
+        say("reading", lasting=False)
+        say("walking [har]: fold 1/2")
+        time.sleep(.3)
+        cli.note("left out TWO: why")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err.getvalue())
+    assert re.search(r"\S walking \[har\]: fold 1/2 0:00:0\d", text)
+    assert "\rleft out TWO: why\n" in text
+    assert err.getvalue().endswith("\x1b[1A\x1b[2K")
+
+
+def test_progress_elsewhere_is_a_line_for_what_lasts():
+    with redirect_stderr(StringIO()) as err, cli.progress() as say:
+        say("reading", lasting=False)
+        say("walking har")
+    assert err.getvalue() == "walking har (0 s)\n"
+
+
 @pytest.mark.parametrize(("years", "tickers", "begin"), [
     (15, "A", "1999-06-01"), (12, "ABC", "2000-06-02"), (5, "ABC", "2007-06-01"), (3, "ABC", "2009-06-01"),
-    (12, "A", "2001-11-"), (5, "A", "2008-11-"), (4, "A", "2009-06-01"),
+    (12, "A", "2001-12-"), (5, "A", "2008-12-"),
+    (4, "A", "2007-06-01"), (2, "A", "2009-06-01"),  # too short for XGBoost: the others need less
 ])
 def test_walk_begins_when_there_is_enough_to_learn_from(years, tickers, begin):
     days = pd.bdate_range(f"{2009 - years}-06-01", "2010-06-01")

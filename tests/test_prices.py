@@ -1,5 +1,8 @@
+import re
+from collections.abc import Callable
 from datetime import date, timedelta
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +27,7 @@ from stockml.prices import (
     upsert,
     write_bars,
 )
-from stockml.schema import BAR_COLUMNS, BAR_KEY, check_bars
+from stockml.schema import BAR_COLUMNS, BAR_KEY, PRICES, check_bars
 
 AS_OF = date(2026, 8, 5)
 BAR = st.fixed_dictionaries({
@@ -340,22 +343,144 @@ class TestCsv:
         pd.testing.assert_frame_equal(read_csv(path, AS_OF), bars)
 
 
+def write(bars: pd.DataFrame, path: Path) -> Path:
+    "As CSV or Parquet, by its name."
+    bars.to_parquet(path, index=False) if path.suffix == ".parquet" else bars.to_csv(path, index=False)
+    return path
+
+
+def on_row(number: int, **values) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    "Wrong values in one row of a stock."
+    def change(stock: pd.DataFrame) -> pd.DataFrame:
+        for name, value in values.items():
+            stock[name] = stock[name].astype(object if isinstance(value, str) else stock[name].dtype)
+            stock.iloc[number, stock.columns.get_loc(name)] = value
+        return stock
+
+    return change
+
+
+def twice(stock: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([stock, stock[100:101].assign(close=stock["close"].iloc[100] + .01)])
+
+
+# What may be wrong with one stock of a panel, and what is said of it.
+FAULTS = {
+    "no close": (on_row(7, close=np.nan), r"(line|row) \d+: close: missing: correct or remove it"),
+    "infinite close": (on_row(7, close=np.inf), r"(line|row) \d+: close: not a finite number: 'inf': correct"),
+    "close of zero": (on_row(7, close=0.), r"(line|row) \d+: close: 0\.0 must be above zero: correct"),
+    "negative close": (on_row(7, close=-3.), r"(line|row) \d+: close: -3\.0 must be above zero: correct"),
+    "negative adjusted close": (lambda s: s.assign(adj_close=-s["adj_close"]),
+                                r"(line|row) \d+: adj_close: -.* above zero \(and 2014 more bad rows\): correct"),
+    "a timestamp as price": (on_row(7, close=1.6e9), r"close: 1600000000\.0 is no price: correct"),
+    "high below low": (on_row(7, high=.01), r"(line|row) \d+: open and close must lie between low and high: correct"),
+    "negative volume": (on_row(7, volume=-1), r"volume: -1 must not be negative: correct"),
+    "date twice": (twice, r"(line|row) \d+: date: the same ticker and date twice, with different values.*: keep one"),
+    "dates in disorder": (lambda s: pd.concat([s[50:], s[:50]]), r"(line|row) \d+: dates are not in order at 1996-01-02: sort them"),
+    "shuffled": (lambda s: s.sample(frac=1, random_state=1), r"dates are not in order at \d{4}-\d\d-\d\d: sort them"),
+    "two spellings": (lambda s: s.assign(ticker=["KO"] * 1000 + ["ko"] * 1015), r"written as 'KO' and 'ko': .* write it one way"),
+    "no ticker's name": (lambda s: s.assign(ticker="COCA COLA"), r"ticker: COCA COLA is no ticker \(and 2014 more bad rows\)"),
+    "standing still": (lambda s: s.assign(**dict.fromkeys(PRICES, 9.)), r"the close moves on 0 of 2014 days: no price"),
+    "hardly a move": (lambda s: s.assign(open=np.nan, high=np.nan, low=np.nan, adj_close=s["close"].iloc[::100].reindex(s.index).ffill()),
+                      r"the close moves on \d\d of 2014 days"),
+    "a year is missing": (lambda s: s[s["date"].dt.year != 1999],
+                          r"no bar on 252 sessions between 1998-12-31 and 2000-01-03: fill the gap"),
+    "one bar": (lambda s: s[:1], r"1 bars, and a forecast takes 68: bring a longer history"),
+    "two bars": (lambda s: s[:2], r"2 bars, and a forecast takes 68: bring a longer history"),
+    "a bar too few": (lambda s: s[:67], r"67 bars, and a forecast takes 68: bring a longer history"),
+    "a day to come": (on_row(-1, date=pd.Timestamp("2030-01-02")),
+                      r"(line|row) \d+: date: 2030-01-02 is after 2026-08-05: remove what has not happened yet"),
+}
+
+
 class TestPanel:
     def test_parquet_and_csv_give_the_same_bars(self, tmp_path, panel):
-        panel.to_parquet(tmp_path / "panel.parquet")
-        panel.to_csv(tmp_path / "panel.csv", index=False)
-        pd.testing.assert_frame_equal(read_panel(tmp_path / "panel.parquet"), panel)
-        pd.testing.assert_frame_equal(read_panel(tmp_path / "panel.csv"), panel)
+        for name in ("panel.parquet", "panel.csv"):
+            bars, left_out = read_panel(write(panel, tmp_path / name), AS_OF, 68)
+            pd.testing.assert_frame_equal(bars, panel)
+            assert left_out == {}
+
+    @pytest.mark.parametrize("kind", ["csv", "parquet"])
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_a_fault_costs_its_ticker_and_no_other(self, tmp_path, panel, fault, kind):
+        change, expected = FAULTS[fault]
+        stock = change(panel[panel["ticker"] == "KO"].copy())
+        others = panel[panel["ticker"] != "KO"]
+        mine = pd.concat([others[others["ticker"] < "KO"], stock, others[others["ticker"] > "KO"]])
+        bars, left_out = read_panel(write(mine, tmp_path / f"panel.{kind}"), AS_OF, 68)
+        assert list(left_out) == [stock["ticker"].iloc[0]]
+        [reason] = left_out.values()
+        assert re.search(expected, reason) and "\n" not in reason
+        pd.testing.assert_frame_equal(bars, others.reset_index(drop=True))
+
+    def test_the_place_is_the_line_of_the_file(self, tmp_path, panel):
+        panel.loc[4321, "close"] = -1
+        ticker = panel["ticker"][4321]
+        for name, place in (("panel.csv", "line 4323"), ("panel.parquet", "row 4321")):
+            assert read_panel(write(panel, tmp_path / name)).left_out[ticker].startswith(f"{place}: close: -1.0 must be")
+        (tmp_path / "panel.csv").write_text((tmp_path / "panel.csv").read_text().replace("\n", "\n\n", 1))  # a blank line is no row
+        assert read_panel(tmp_path / "panel.csv").left_out[ticker].startswith("line 4324: ")
+
+    def test_several_faults_at_once(self, tmp_path, panel):
+        wrong = (panel["ticker"] == "GE") & (panel["date"] == "2000-01-03")
+        mine = panel.assign(close=panel["close"].where(~wrong), ticker=panel["ticker"].where(panel["ticker"] != "PFE"))
+        mine = mine[(mine["ticker"] != "XOM") | (mine["date"] < "1996-01-05")]
+        bars, left_out = read_panel(write(mine, tmp_path / "panel.csv"), AS_OF, 68)
+        assert sorted(bars["ticker"].unique()) == ["AAPL", "BAC", "KO"]
+        assert list(left_out) == ["(none)", "GE", "XOM"]
+        assert re.fullmatch(r"2015 rows without a ticker, the first is line \d+: name it", left_out["(none)"])
+
+    @pytest.mark.parametrize("change", [
+        lambda bars: bars.sort_values(["date", "ticker"]),  # day by day
+        lambda bars: bars.sort_values(["ticker", "date"], ascending=[True, False]),  # newest first
+        lambda bars: pd.concat([bars, bars[:1]]).sort_values(["ticker", "date"], ignore_index=True),  # a row that stands there twice
+        lambda bars: bars.assign(ticker=bars["ticker"].str.lower()),
+        lambda bars: bars.assign(ticker=" " + bars["ticker"]),
+        lambda bars: bars.rename(columns=str.title).assign(Note="x"),
+    ])
+    @pytest.mark.parametrize("kind", ["csv", "parquet"])
+    def test_what_is_no_fault(self, tmp_path, panel, change, kind):
+        bars, left_out = read_panel(write(change(panel), tmp_path / f"panel.{kind}"), AS_OF, 68)
+        assert left_out == {}
+        pd.testing.assert_frame_equal(bars, panel)
+
+    def test_kinds_of_parquet(self, tmp_path, panel):
+        closes = panel[["ticker", "date", "close"]]
+        expected = read_panel(write(closes, tmp_path / "closes.csv")).bars
+        for number, kind in enumerate([closes.astype({"ticker": "category"}), closes.assign(date=closes["date"].dt.date),
+                                       closes.assign(date=closes["date"].dt.strftime("%F")), closes.set_index(["ticker", "date"]),
+                                       closes.assign(date=closes["date"].dt.tz_localize("America/New_York"))]):
+            kind.to_parquet(tmp_path / f"{number}.parquet")
+            pd.testing.assert_frame_equal(read_panel(tmp_path / f"{number}.parquet").bars, expected)
+
+    def test_one_close_only_ticker_is_a_panel(self, tmp_path, panel):
+        one = panel.loc[panel["ticker"] == "KO", ["ticker", "date", "close"]]
+        bars, left_out = read_panel(write(one, tmp_path / "one.csv"), AS_OF, 68)
+        assert (len(bars), left_out, list(bars.columns)) == (len(one), {}, BAR_COLUMNS)
+        assert bars["high"].isna().all() and bars["adj_close"].tolist() == one["close"].tolist()
+
+    def test_gaps_are_counted_in_sessions(self, tmp_path, panel):
+        one = panel[panel["ticker"] == "KO"].reset_index(drop=True)
+        for lost, fine in ((60, True), (61, False)):
+            mine = write(pd.concat([one.drop(index=range(500, 500 + lost)), panel[panel["ticker"] == "GE"]]), tmp_path / "panel.parquet")
+            assert ("KO" not in read_panel(mine).left_out) == fine
+
+    def test_no_usable_ticker_is_one_line(self, tmp_path, panel):
+        with pytest.raises(BadInput) as e:
+            read_panel(write(panel[["ticker", "date"]].assign(close=-1.), tmp_path / "panel.csv"))
+        one = r"[A-Z]+: line \d+: close: -1\.0 must be above zero \(and 2014 more bad rows\): correct or remove it"
+        assert re.fullmatch(rf"{tmp_path}/panel\.csv: no ticker can be used: {one}; {one}; {one} \(and 3 more tickers\)", str(e.value))
 
     @pytest.mark.parametrize(("damage", "expected"), [
         (lambda bars: bars.drop(columns="close"), ": no column close; it has ticker, date"),
         (lambda bars: bars.drop(columns="ticker"), ": no column ticker; add one"),
-        (lambda bars: bars.assign(adj_close=-bars["adj_close"]), ", row 0: adj_close: -"),
         (lambda bars: bars[:1], ": 1 rows of prices; a return needs at least two"),
+        (lambda bars: bars[:0], ": 0 rows of prices; a return needs at least two"),
+        (lambda bars: bars.T.set_axis(range(len(bars)), axis=1).astype(str), ": no column ticker"),
     ])
-    def test_bad_panel_is_named(self, tmp_path, panel, damage, expected):
-        damage(panel).to_parquet(tmp_path / "panel.parquet")
+    def test_a_file_that_is_no_panel_is_named(self, tmp_path, panel, damage, expected):
         with pytest.raises(BadInput) as e:
+            damage(panel[:300]).to_parquet(tmp_path / "panel.parquet")
             read_panel(tmp_path / "panel.parquet")
         assert str(e.value).startswith(f"{tmp_path}/panel.parquet{expected}")
 
