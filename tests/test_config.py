@@ -4,6 +4,7 @@ from datetime import date
 import pytest
 
 from stockml.config import BadInput, StockmlError, load_params, project_root
+from stockml.forecaster import MODELS
 
 
 @pytest.fixture
@@ -47,13 +48,22 @@ def test_params_are_typed_and_frozen():
     ("horizons: [5, 1, 21]", "horizons must ascend without repeats, got [5, 1, 21]"),
     ("horizons: [1, 1, 5, 21]", "horizons must ascend without repeats"),
     ("horizons: []", "targets.horizons: Tuple should have at least 1 item"),
-    ("horizons: [1, 5, 22]", "gate.horizons [1, 5, 21] must be among targets.horizons"),
+    ("horizons: [1, 6, 21]", "gate.horizons [1, 5] must be among targets.horizons"),
     ("quantiles: [0.0, 0.5, 0.9]", "targets.quantiles.0: Input should be greater than 0"),
     ("capital: -1.0", "bot.capital: Input should be greater than 0"),
     ("risk_budget: .nan", "bot.risk_budget: Input should be"),
     ("valid_to: 2100-01-01", "would flatter the scores"),
     ("train_to: 2100-01-01", "search.train_to < search.valid_to < split.test_from must hold"),
     ("forecast_from: 2100-01-01", "split.forecast_from must not be after split.test_from"),
+    ("quantiles: [0.025, 0.5, 0.975]", "quantiles must hold 0.05, 0.1, 0.25, 0.75, 0.9, 0.95 too"),
+    ("serve: arima", "model.serve: Input should be 'auto', 'xgboost', 'har', "),
+    ("serve: [har]", "model.serve: Input should be 'auto', 'xgboost', 'har', "),
+    ("gamma: 0.2", "calibrate.gamma: Input should be less than or equal to 0.1"),
+    ("gamma: -0.005", "calibrate.gamma: Input should be greater than or equal to 0"),
+    ("level: 0.0", "gate.level: Input should be greater than 0"),
+    ("level: 1.0", "gate.level: Input should be less than 1"),
+    ("level: 0.05\n  max_ratio: 1.0", "gate.max_ratio: Extra inputs are not permitted"),
+    ("coverage_95: [0.97, 0.93]", "coverage_95 must be [low, high], got [0.97, 0.93]"),
     ("model: [", "not YAML: "),
 ])
 def test_slip_in_the_file_is_named(changed_file, line, expected):
@@ -88,6 +98,10 @@ def test_missing_file_and_folder_are_refused(tmp_path):
     ("data.csv", "null", None),
     ("model.rows", "5000", 5000),
     ("model.device", "cuda", "cuda"),
+    ("model.serve", "gjr", "gjr"),
+    ("gate.level", ".01", .01),
+    ("gate.window", "252", 252),
+    ("calibrate.gamma", "0", 0.0),
     ("calibrate.own", "1", 1.0),
     ("targets.horizons", "[1,5,21]", (1, 5, 21)),
     ("gate.coverage_95", "0.9, 0.99", (0.9, 0.99)),
@@ -104,6 +118,10 @@ def test_change_is_read_by_the_type_of_its_key(key, text, value):
     ("model.rows", "many", "params: model.rows: "),
     ("model.rows", "10", "model.rows: Input should be greater than or equal to 1000"),
     ("model.seed", "null", "model.seed: "),
+    ("model.serve", "", "params: model.serve: Input should be 'auto', 'xgboost', "),
+    ("gate.max_ratio", "1", "params: no key 'gate.max_ratio'; did you mean "),
+    ("gate.window", "0", "gate.window: Input should be greater than or equal to 1"),
+    ("gate.level", "nan", "gate.level: Input should be"),
     ("model.device", "tpu", "params: model.device: Input should be 'cpu', 'cuda' or 'auto', got 'tpu'"),
     ("targets.horizons", "1,week", "params: targets.horizons: "),
     ("gate.coverage_95", "0.9", "gate.coverage_95.1: Field required"),
@@ -111,6 +129,11 @@ def test_change_is_read_by_the_type_of_its_key(key, text, value):
 ])
 def test_bad_change_is_named(key, text, expected):
     assert expected in complaint(changes={key: text})
+
+
+@pytest.mark.parametrize("name", ["auto", *MODELS])
+def test_every_model_may_serve(name):
+    assert load_params(changes={"model.serve": name}).model.serve == name
 
 
 def test_change_leaves_the_file_alone(changed_file):

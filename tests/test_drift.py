@@ -5,6 +5,7 @@ import pytest
 from stockml.config import BadInput, Drift
 from stockml.drift import CLOCKS, Windows, drift_report, model_inputs, windows
 from stockml.features import make_features
+from stockml.forecaster import base_scales
 
 SETTINGS = Drift(window=100, reference_sessions=200, distance=.5, share=.3)
 
@@ -37,6 +38,18 @@ def test_model_inputs_are_what_the_trees_see(bundle, table, inputs):
     volatile, raw = (t["v_sd252"].std() / abs(t["v_sd252"].mean()) for t in (inputs, table))
     assert np.isfinite(volatile)
     assert not np.isclose(volatile, raw)  # volatilities are relative to the base, not in their own units
+
+
+def test_the_trees_correct_their_base_by_just_these_inputs(bundle, table, inputs):
+    "Whatever the order of the features in the table: the model's scale is its base times what the trees make of the inputs."
+    model, names = bundle.models["xgboost"], bundle.manifest["features"]
+    correction = np.exp(model.booster.inplace_predict(inputs[names].to_numpy(np.float32)).reshape(len(inputs), -1))
+    scale = model.scale(table[["ticker", "date", *names]])
+    old = np.isfinite(scale).all(axis=1)
+    np.testing.assert_allclose((base_scales(model.har, table) * correction)[old], scale[old], rtol=1e-5)
+    assert correction[old].std() > .01  # they do correct it
+    turned = table[["ticker", "date", *names[::-1]]]
+    pd.testing.assert_frame_equal(model_inputs(bundle, turned), inputs)
 
 
 def test_windows_are_the_newest_and_the_one_before(inputs):

@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+from copy import deepcopy
 from datetime import date
 
 import numpy as np
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 from stockml.bundle import forecast
 from stockml.config import BadInput
 from stockml.prices import write_bars
-from stockml.report import forecast_text, gather, plot_fan, span, summary_text, write_index
+from stockml.report import forecast_text, gather, limits_text, plot_fan, span, summary_text, write_index
 from stockml.schema import QUANTILE_COLUMNS
 
 ROW = {"ratio": .9912, "against": "har", "dm_p": 1e-5, "cover_80": .801, "cover_95": .949, "n": 75000}
+ALONE = {**ROW, "ratio": .9987, "against": "gjr", "dm_p": .0321}
 BOT = {"final_equity": 297139.4, "yearly_growth": .085, "max_drawdown": .271, "worst_day": "2000-09-29",
        "worst_day_return": -.11}
 CRASH = {"date": "2000-09-29", "budget": {"return": -.11}, "buy_and_hold": {"return": -.519}}
@@ -46,8 +48,9 @@ def project(tmp_path, panel):
     "What a run leaves behind, as far as the report is concerned. KO's history ends early."
     keep = (panel["ticker"] != "KO") | (panel["date"] < "2003-06-01")
     write_bars(tmp_path / "data/bars.parquet", panel[keep])
+    alone = {"models": {"xgboost": {"1": ALONE, "21": {**ALONE, "ratio": 1.0205}}}, "skill": {"1": False, "21": True}}
     skill = {"models": {"xgboost": {"21": {**ROW, "dm_p": None}, "1": ROW}}, "skill": {"1": True, "21": False},
-             "test_from": "2001-01-01"}
+             "test_from": "2001-01-01", "alone": alone}
     drift = {"alarm": True, "drifted": 15, "features": 56, "missing": ["m_r"]}
     money = {"budget": BOT, "buy_and_hold": BOT, "naive": BOT, "crash": CRASH, "days": {"from": "2000-01-03", "to": "2003-12-31"}}
     (tmp_path / "metrics").mkdir()
@@ -82,6 +85,8 @@ def row(text: str, start: str) -> str:
 def test_facts_come_from_the_files(facts, answer):
     assert [r["horizon"] for r in facts["skill"]] == [1, 21]
     assert [r["skill"] for r in facts["skill"]] == [True, False]
+    assert [r["alone"]["skill"] for r in facts["skill"]] == [False, True]
+    assert [(r["ratio"], r["alone"]["ratio"]) for r in facts["skill"]] == [(.9912, .9987), (.9912, 1.0205)]
     assert facts["stale"] == {"KO": date(2003, 5, 30)}
     assert facts["gate"] == GATE  # the newest decision
     assert (facts["forecast"], facts["crash"]) == (answer, CRASH)
@@ -109,14 +114,27 @@ def test_forecast_is_told_in_prices(answer):
     for name, made in (("next day", day), ("month", month)):
         p = made["prices"]
         inner, outer = f"{p['0.1']:.2f} – {p['0.9']:.2f}", f"{p['0.025']:.2f} – {p['0.975']:.2f}"
-        assert row(text, name) == f"{name} {made['target_date']} {inner} {outer} {p['0.5']:.2f} no"
+        assert row(text, name) == f"{name} {made['target_date']} {inner} {outer} {p['0.5']:.2f} xgboost no"
+
+
+def test_forecast_names_the_model_that_serves_and_its_skill(answer):
+    served = deepcopy(answer)
+    served["forecasts"][0] |= {"model": "xgboost", "skill": True}
+    served["forecasts"][1] |= {"model": "random_walk", "skill": False}
+    _, head, *lines = forecast_text(served).splitlines()
+    told = [(line[head.index("model"):head.index("skill")].strip(), line[head.index("skill"):]) for line in lines]
+    assert told == [("xgboost", "yes"), ("random_walk", "no")]
 
 
 def test_summary_says_it_all(facts):
     text = summary_text(facts)
     skill = text.partition("Skill, out of sample since 2001-01-01")[2]
-    assert row(skill, "next day") == "next day 0.9912 har 1e-05 80.1% 94.9% 75,000 skill 0.5000"
-    assert row(skill, "month") == "month 0.9912 har – 80.1% 94.9% 75,000 no skill shown –"
+    assert row(skill, "next day") == "next day 0.9912 har 1e-05 80.1% 94.9% skill | 0.9987 0.03 none shown | 0.5000"
+    assert row(skill, "month") == "month 0.9912 har – 80.1% 94.9% none shown | 1.0205 0.03 skill | –"
+    assert row(skill, "horizon") == "horizon ratio against DM p 80% held 95% held verdict | no market DM p verdict | AAPL"
+    table = [line for line in skill.splitlines() if "|" in line]
+    assert len({tuple(i for i, c in enumerate(line) if c == "|") for line in table}) == 1  # the columns stand below one another
+    assert "the best classical model serves" in skill
     assert "Backtest, 200,000 EUR in AAPL, 2000-01-03 to 2003-12-31, after costs" in text
     assert f"by Ada, commit {'c' * 9} (changed since), data {'d' * 9}, MLflow run 1f." in text
     assert row(text, "budget") == "budget 297,139 +8.5% 27.1% 2000-09-29 -11.0% -11.0%"
@@ -130,14 +148,50 @@ def test_summary_says_it_all(facts):
 def test_summary_of_the_other_outcomes(facts):
     facts |= {"stale": {t: date(2020, 1, 1) for t in "ABCDEF"}, "drift": {**facts["drift"], "alarm": False},
               "gate": {**GATE, "promoted": False, "reasons": ["too wide", "too late"]},
-              "skill": [{"horizon": 1, **ROW, "ratio": None, "dm_p": None, "skill": False, "own": None}]}
+              "skill": [{"horizon": 1, **ROW, "ratio": None, "dm_p": None, "skill": False, "own": np.nan,
+                         "alone": {**ALONE, "ratio": None, "dm_p": None, "skill": False}}]}
     text = summary_text(facts)
     assert "Drift: no alarm" in text
     assert "Gate: refused: too wide; too late (model" in text
     assert "Stale: 6 histories ended before 2003-12-31 (A, B, C, D and 2 more, last 2020-01-01)" in text
     skill = text.partition("Skill, ")[2]
-    assert row(skill, "next day") == "next day – har – 80.1% 94.9% 75,000 no skill shown –"
+    assert row(skill, "next day") == "next day – har – 80.1% 94.9% none shown | – – none shown | –"
     assert "Stale" not in summary_text({**facts, "stale": {}})
+
+
+def far(facts, horizon=504, prices=(41.2, 241.9), **row):
+    "The same facts with a long forecast, and what such forecasts were worth."
+    day, month = facts["forecast"]["forecasts"]
+    low, high = prices
+    long = {**month, "horizon": horizon, "target_date": "2006-01-03", "prices": month["prices"] | {"0.025": low, "0.975": high}}
+    scored = {**facts["skill"][0], "horizon": horizon, "cover_95": .8817, "n": 66322, **row}
+    return {**facts, "forecast": {**facts["forecast"], "forecasts": [long, day, month]}, "skill": [*facts["skill"], scored]}
+
+
+def test_limits_of_the_longest_forecast_are_told(facts):
+    "With what the test years showed, in the summary and on the page."
+    facts |= {"as_of": date(2026, 8, 5), "test_from": "2008-01-01"}
+    assert "only about 18 windows" in limits_text(far(facts, 252))  # 18.6 years
+    facts = far(facts)
+    text = limits_text(facts)
+    assert text.startswith("\n  In two years: 41 to 242, says the 95% interval. Such intervals held 88.2% of 66,322 outcomes since 2008,\n")
+    assert "only about 9 windows of this length do not overlap" in text
+    assert summary_text(facts).startswith(forecast_text(facts["forecast"]) + text + "\n\nSkill, ")
+
+
+def test_limits_do_not_overstate_a_short_test(facts):
+    text = limits_text(far(facts | {"test_from": "2003-06-01"}))
+    assert "only about 1 windows of this length" in text
+    assert " 0.08 to 1.62, says" in limits_text(far(facts, prices=(.081, 1.619)))  # pence matter to a penny share
+
+
+def test_near_or_unscored_horizons_have_no_limits_to_tell(facts):
+    assert limits_text(facts) == ""
+    assert limits_text(far(facts, 63)) == ""
+    assert limits_text(far(facts, 64)) != ""
+    unscored = far(facts)
+    assert limits_text({**unscored, "skill": facts["skill"]}) == ""
+    assert summary_text({**unscored, "skill": facts["skill"]}).startswith(forecast_text(unscored["forecast"]) + "\n\nSkill, ")
 
 
 def test_page_leads_to_what_is_there(facts, project):
@@ -156,6 +210,7 @@ def test_page_leads_to_what_is_there(facts, project):
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
     assert "stockml, as of 2003-12-31" in text
+    assert limits_text(far(facts)).splitlines()[1] in write_index(reports, far(facts), leads).read_text()
     assert not re.search(r'(?:src|href)="https?:', text)
 
 
@@ -180,6 +235,21 @@ def test_fan_starts_where_the_history_ends(answer, bars, drawn, tmp_path, factor
     np.testing.assert_allclose(median.get_ydata()[1:], [f["prices"]["0.5"] for f in answer["forecasts"]])
     assert [b.get_label() for b in axis.collections] == ["95% of outcomes", "80% of outcomes", "50% of outcomes"]
     assert median.get_xdata()[-1] == pd.Timestamp(answer["forecasts"][-1]["target_date"])
+
+
+@pytest.mark.parametrize(("held", "notes"), [
+    (None, []), ({}, []), ({1: .95}, []), ({1: .95, 21: .9317, 504: .88}, ["month\n95% held 93%", "two years\n95% held 88%"]),
+    ({252: .9}, []),
+])
+def test_fan_tells_what_was_held_where_it_is_known(facts, bars, drawn, tmp_path, held, notes):
+    "The nearest horizons would lie on each other; they have none."
+    answer = far(facts)["forecast"]
+    answer["forecasts"].sort(key=lambda f: f["horizon"])
+    plot_fan(answer, bars, tmp_path / "fan.png", *([held] if held is not None else []))
+    [axis] = drawn[0].axes
+    assert [t.get_text() for t in axis.texts] == notes
+    at = {pd.Timestamp(f["target_date"]): f["prices"]["0.975"] for f in answer["forecasts"]}
+    assert all(at[pd.Timestamp(t.xy[0])] == t.xy[1] for t in axis.texts)  # each stands at the end of its interval
 
 
 def test_equal_fans_are_equal_bytes(answer, bars, tmp_path):
