@@ -1,4 +1,4 @@
-"The XGBoost scale model: the right loss, the same bytes twice, honest about devices, better than its base."
+"The XGBoost scale model: the right loss, the same bytes twice, honest about devices, better than its base. All models: there and back."
 
 from types import SimpleNamespace
 
@@ -10,16 +10,25 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from stockml import forecaster
-from stockml.baselines import Har
+from stockml.baselines import Har, long_run
 from stockml.config import BadInput
-from stockml.features import MIN_BARS, feature_columns, make_features
+from stockml.features import GJR, MIN_BARS, feature_columns, make_features
 from stockml.forecaster import (
+    CLASSICAL,
+    LONGEST,
+    MODELS,
     NU,
+    NU_PATH,
+    PATH,
+    Goal,
     XgbScale,
+    base_scales,
     corrected_scale,
+    daily_base,
     design,
+    grown,
     hidden_blocks,
-    horizon_weights,
+    make_goal,
     pick_device,
     student_t,
     train_trees,
@@ -37,11 +46,6 @@ def small(**changes) -> XgbScale:
 
 
 @pytest.fixture(scope="module")
-def features(_panel):
-    return make_features(_panel)
-
-
-@pytest.fixture(scope="module")
 def targets(_panel):
     return known(make_targets(_panel, HORIZONS), "2002-01-01")
 
@@ -51,50 +55,82 @@ def model(features, targets):
     return small().fit(features, targets, HORIZONS)
 
 
-finite = st.floats(-3, 3)
+# what the trees learn from
+
+def target(y: dict[int, float], path: dict[int, float]) -> pd.DataFrame:
+    "Targets of one origin."
+    return pd.DataFrame({f"y_{h}": [v] for h, v in y.items()} | {f"path_{h}": [v] for h, v in path.items()})
 
 
 @settings(max_examples=100, derandomize=True)
-@given(f=finite, y=st.floats(-20, 20), weight=st.floats(.1, 1))
-def test_the_gradient_is_that_of_the_student_t_likelihood(f, y, weight):
+@given(f=st.floats(-2, 2), y=st.floats(-.5, .5), path=st.floats(0, .2), base=st.floats(.005, .2), h=st.sampled_from([1, 5, 21, 63]))
+def test_the_gradient_is_that_of_the_student_t_likelihoods(f, y, path, base, h):
     def loss(f):
-        return -weight * stats.t.logpdf(y, NU, scale=np.exp(f))
+        share, scale = PATH if h > 1 else 0., base * np.exp(f)
+        outcome, way = stats.t.logpdf(y, NU, scale=scale), stats.t.logpdf(path * np.sqrt(h), NU_PATH, scale=scale)
+        return -h**-.4 * ((1 - share) * outcome + share * way)
 
-    gradient, _ = student_t(np.array([[f]]), np.array([[y]]), np.array([weight]))
-    step = 1e-5
-    assert gradient[0, 0] == pytest.approx((loss(f + step) - loss(f - step)) / (2 * step), abs=1e-6)
-
-
-def test_the_hessian_is_the_expected_one():
-    def curvature(y, step=1e-5):
-        up, down = (student_t(np.array([[f]]), np.array([[y]]), np.ones(1))[0][0, 0] for f in (step, -step))
-        return (up - down) / (2 * step) * stats.t.pdf(y, NU)
-
-    _, hessian = student_t(np.zeros((1, 1)), np.ones((1, 1)), np.ones(1))
-    assert hessian[0, 0] == pytest.approx(integrate.quad(curvature, -200, 200, limit=200, points=[0])[0], rel=1e-4)
+    goal, step = make_goal(target({h: y}, {h: path}), np.array([[base]]), (h,)), 1e-5
+    assert goal.gradient(np.float32([[f]]))[0, 0] == pytest.approx((loss(f + step) - loss(f - step)) / (2 * step), rel=1e-3, abs=1e-4)
 
 
-def test_an_unknown_outcome_pulls_nowhere_and_weights_are_per_horizon():
-    f, y, weight = np.full((2, 2), .3), np.array([[np.nan, 2.], [2., np.nan]]), np.array([1., .25])
-    gradient, hessian = student_t(f, y, weight)
-    assert gradient[0, 0] == gradient[1, 1] == hessian[0, 0] == hessian[1, 1] == 0
-    assert gradient[0, 1] == gradient[1, 0] / 4 != 0 and hessian[0, 1] == hessian[1, 0] / 4 > 0
+@pytest.mark.parametrize("nu", [NU, NU_PATH])
+def test_the_hessian_is_the_expected_one(nu):
+    def curvature(z, step=1e-5):
+        up, down = (student_t((z * np.exp(-f))**2, nu) for f in (step, -step))
+        return (up - down) / (2 * step) * stats.t.pdf(z, nu)
+
+    one, none = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
+    goal = Goal(one, one, one, none) if nu == NU else Goal(one, one, none, one)
+    assert goal.hessian()[0, 0] == pytest.approx(integrate.quad(curvature, -200, 200, limit=200, points=[0])[0], rel=1e-4)
 
 
-def test_longer_horizons_weigh_less():
-    weights = horizon_weights((1, 5, 21, 504))
-    assert weights[0] == 1 and (np.diff(weights) < 0).all() and weights[-1] > 0
+def test_what_is_not_known_pulls_nowhere():
+    nan = np.nan
+    targets = pd.DataFrame({"y_1": [.1, nan, .1], "path_1": [.1, nan, .1], "y_5": [nan, .2, .2], "path_5": [nan, .1, .1]})
+    base = np.array([[.01, .02], [.01, .02], [nan, .02]])
+    goal = make_goal(targets, base, (1, 5))
+    gradient, hessian = goal.gradient(np.full((3, 2), .3, np.float32)), goal.hessian()
+    known = np.array([[True, False], [False, True], [False, True]])
+    assert (gradient[~known] == 0).all() and (hessian[~known] == 0).all()
+    assert (gradient[known] != 0).all() and (hessian[known] > 0).all()
+    assert all(part.dtype == np.float32 for part in goal) and gradient.dtype == hessian.dtype == np.float32
 
 
-def test_trees_find_a_scale_that_is_off_by_a_factor():
+def test_longer_horizons_weigh_less_and_a_day_has_no_path():
+    horizons = (1, 5, 21, 504)
+    goal = make_goal(target(dict.fromkeys(horizons, .1), dict.fromkeys(horizons, .01)), np.full((1, 4), .1), horizons)
+    both = (goal.weight + goal.path_weight)[0]
+    assert both[0] == 1 and (np.diff(both) < 0).all() and both[-1] > 0
+    np.testing.assert_allclose(goal.path_weight[0] / both, [0, PATH, PATH, PATH], rtol=1e-6)
+
+
+def test_goals_of_real_prices_are_in_units_of_the_base(features, targets):
+    base = np.repeat(long_run(features)[:, None], 2, axis=1) * np.sqrt(HORIZONS)
+    goal = make_goal(targets, base, HORIZONS)
+    unknown = targets[["y_1", "y_21"]].isna().to_numpy() | np.isnan(base)
+    np.testing.assert_array_equal(goal.hessian() == 0, unknown)
+    assert all(np.isfinite(part).all() for part in (*goal, goal.gradient(np.zeros_like(goal.outcome))))
+    assert all(.6 < part[~unknown[:, k], k].mean() < 1.6 for part in goal[:2] for k in (0, 1))
+    assert goal.path[~unknown[:, 1], 1].var() < .5 * goal.outcome[~unknown[:, 1], 1].var()  # the way has seen more than the end
+
+
+@pytest.mark.parametrize("from_path", [False, True])
+def test_trees_find_a_scale_that_is_off_by_a_factor(from_path):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 2, (4000, 1)).astype(np.float32)
-    y = rng.standard_t(NU, (4000, 2)) * np.where(x, 2., .5) * [1, 3]
+    nu = NU_PATH if from_path else NU
+    y = rng.standard_t(nu, (4000, 2)) * np.where(x, 2., .5) * [1, 3]
+    right, wrong = np.float32(y**2), np.full(y.shape, 99, np.float32)
+    on, off = np.ones(y.shape, np.float32), np.zeros(y.shape, np.float32)
+    goal = Goal(wrong, right, off, on) if from_path else Goal(right, wrong, on, off)
     trees = {"rounds": 40, "eta": .3, "max_depth": 1, "min_child_weight": 1., "reg_lambda": 0.}
-    booster = train_trees(x, y, np.ones(2), trees, threads=1)
-    best = [[stats.t.fit(y[x[:, 0] == side, h], fix_df=NU, floc=0)[2] for h in (0, 1)] for side in (0, 1)]
+    booster = train_trees(x, goal, trees, threads=1)
+    best = [[stats.t.fit(y[x[:, 0] == side, h], fix_df=nu, floc=0)[2] for h in (0, 1)] for side in (0, 1)]
     np.testing.assert_allclose(np.exp(booster.inplace_predict(np.float32([[0], [1]]))), best, rtol=1e-3)
 
+
+# the model
 
 def test_two_fits_give_the_same_bytes(model, features, targets):
     again, other = (small(seed=s).fit(features, targets, HORIZONS) for s in (17, 18))
@@ -102,12 +138,51 @@ def test_two_fits_give_the_same_bytes(model, features, targets):
     assert one == two != three
 
 
+def test_the_base_is_the_geometric_mean_of_har_and_gjr(model, features):
+    rows, (alpha, gamma, beta) = features[features["ticker"] == "AAPL"].iloc[[500, 1196, 1197, 1500]], GJR
+    level, persistence = long_run(rows), alpha + gamma / 2 + beta
+    expected = []
+    for v, long, har in zip(rows["v_gjr"].to_numpy(float), level, model.har.scale(rows), strict=True):
+        path = [v**2]
+        while len(path) < HORIZONS[-1]:
+            path.append(long**2 + persistence * (path[-1] - long**2))
+        expected.append([np.sqrt(har[k] * np.sqrt(sum(path[:h]))) for k, h in enumerate(HORIZONS)])
+    np.testing.assert_allclose(base_scales(model.har, rows), expected, rtol=1e-6)
+
+
 def test_the_scale_is_the_base_times_the_correction(model, features):
     row = features.iloc[[-1]]
-    base = model.har.scale(row)
+    base = base_scales(model.har, row)
     correction = model.booster.inplace_predict(design(row, base[:, 0]))
     np.testing.assert_allclose(model.scale(row), base * np.exp(correction), rtol=1e-6)
     assert not np.allclose(correction, 0, atol=1e-3)
+
+
+def test_beyond_the_longest_horizon_of_the_trees_the_base_stands(panel, features):
+    horizons = (1, LONGEST, LONGEST + 1, 252)
+    seen = known(make_targets(panel, horizons), "2002-01-01")
+    model, old = small().fit(features, seen, horizons), (features["history"] >= np.log(100)).to_numpy()
+    scale, base = model.scale(features)[old], base_scales(model.har, features)[old]
+    np.testing.assert_array_equal(scale[:, 2:], base[:, 2:])
+    assert (scale[:, :2] != base[:, :2]).mean() > .99
+    far = seen.assign(y_252=9., path_252=9.)  # their outcomes have no say in the trees
+    assert bytes(small().fit(features, far, horizons).booster.save_raw("ubj")) == bytes(model.booster.save_raw("ubj"))
+
+
+@pytest.mark.parametrize(("horizons", "expected"), [
+    ((1, 5, 21, 252, 504), (1, 5, 21)), ((63, 64), (63,)), ((252, 504), (252,)), ((1,), (1,))])
+def test_the_horizons_that_have_trees(horizons, expected):
+    assert grown(horizons) == expected
+
+
+def test_a_model_of_long_horizons_only(panel, features):
+    seen = known(make_targets(panel, (252,)), "2002-01-01")
+    scale = small().fit(features, seen, (252,)).scale(features)[features["history"] >= np.log(100)]
+    assert scale.shape[1] == 1 and np.isfinite(scale).all() and (scale > 0).all()
+
+
+def test_where_there_is_no_base_logs_stay_finite():
+    assert daily_base(np.array([[.2, 9], [np.nan, 9]]), 4).tolist() == [.1, 1]
 
 
 def test_rows_are_forecast_one_by_one(model, features):
@@ -124,7 +199,8 @@ def test_a_scale_needs_min_bars(model, features):
 def test_outcomes_after_the_cut_change_nothing(panel, features):
     day = pd.Timestamp("2002-01-01")
     targets, past = make_targets(panel, HORIZONS), (features["date"] < day).to_numpy()
-    wild = targets.assign(**{f"y_{h}": targets[f"y_{h}"].where(targets[f"end_{h}"] < day, 9.) for h in HORIZONS})
+    wild = targets.assign(**{f"{kind}_{h}": targets[f"{kind}_{h}"].where(targets[f"end_{h}"] < day, 9.)
+                              for h in HORIZONS for kind in ("y", "path")})
     a, b = (small().fit(features[past], known(t[past], day), HORIZONS).scale(features) for t in (targets, wild))
     np.testing.assert_array_equal(a, b)
 
@@ -235,7 +311,42 @@ def test_the_device_reaches_the_training_and_not_the_model(monkeypatch, features
     assert asked == ["cuda"] and '"device":"cpu"' in model.booster.save_config()
 
 
-def test_corrected_scale_takes_what_a_bundle_has(model, features):
+def test_corrected_scale_takes_its_parts(model, features):
     har = Har()
     har.horizons, har.coef = HORIZONS, model.har.coef
     np.testing.assert_array_equal(corrected_scale(model.booster, har, features), model.scale(features))
+
+
+# all models
+
+def made(name: str):
+    return small() if name == "xgboost" else MODELS[name]()
+
+
+def test_the_bar_comes_first_and_names_are_their_own():
+    assert list(MODELS) == [*CLASSICAL, "xgboost"] and [made(name).name for name in MODELS] == list(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_restored_from_plain_arrays(name, features, targets, tmp_path):
+    model = made(name).fit(features, targets, HORIZONS)
+    np.savez(tmp_path / "state.npz", **model.state())
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
+        again = MODELS[name]().restore(dict(state), HORIZONS)
+    new = features[features["ticker"] == "GE"].assign(ticker="NEW")
+    alone = without_market(features, np.ones(len(features), bool))
+    for rows in (features, alone, new):
+        np.testing.assert_array_equal(again.scale(rows), model.scale(rows))
+    assert np.isfinite(again.scale(features)[features["history"] >= np.log(100)]).all()
+    assert {k: v.tolist() for k, v in again.state().items()} == {k: v.tolist() for k, v in model.state().items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_model_says_about_itself_is_true(name, features, targets):
+    early = (features["date"] < "1999-01-01").to_numpy()
+    model, young = (made(name).fit(features[rows], targets[rows], HORIZONS) for rows in (slice(None), early))
+    whole, last = model.scale(features), features.groupby("ticker").tail(1)
+    assert model.learns != np.array_equal(young.scale(features), whole, equal_nan=True)
+    blank = model.scale(without_market(features, np.ones(len(features), bool)))
+    assert model.market != np.array_equal(blank, whole, equal_nan=True)
+    assert model.recursive != np.allclose(model.scale(last), whole[last.index], rtol=1e-6)
