@@ -5,21 +5,25 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date, timedelta
 from uuid import UUID
 
 import numpy as np
 import pandas as pd
 import pytest
+from flask.testing import FlaskClient
 
 import serve.app
 from serve.app import create_app, model_folder
 from serve.body import MAX_BARS, MAX_BODY, ForecastRequest, latest_session, to_bars
 from stockml import __version__
-from stockml.bundle import forecast
+from stockml.bundle import forecast, load_bundle, write_manifest
 from stockml.config import BadInput
+from stockml.evaluate import seen_as
 from stockml.features import MIN_BARS, make_features
-from stockml.forecaster import corrected_scale
+from stockml.files import read_json
+from stockml.forecaster import CLASSICAL, MODELS
 
 LEVELS = ["0.025", "0.05", "0.1", "0.25", "0.5", "0.75", "0.9", "0.95", "0.975"]
 
@@ -54,9 +58,10 @@ def test_answer_has_the_contracts_shape(client, good):
     assert [f["horizon"] for f in answer["forecasts"]] == [1, 21]
     assert [f["target_date"] for f in answer["forecasts"]] == ["2004-01-02", "2004-02-02"]
     for f in answer["forecasts"]:
-        assert list(f) == ["horizon", "target_date", "quantiles", "prices", "skill"]
+        assert list(f) == ["horizon", "target_date", "quantiles", "prices", "model", "skill"]
         assert list(f["quantiles"]) == list(f["prices"]) == LEVELS
         assert f["skill"] in (True, False)
+        assert f["model"] in MODELS
 
 
 def test_quantiles_ascend_and_prices_follow_from_them(client, good):
@@ -79,14 +84,48 @@ def test_bars_arrive_as_the_store_holds_them(good, apple):
     pd.testing.assert_frame_equal(make_features(bars), make_features(apple))
 
 
-@pytest.mark.parametrize("cut", [MIN_BARS, 300, 1000, 2000])
-def test_features_are_those_of_the_feature_stage(client, request_for, bundle, panel, cut):
-    "A request that ends at a date gets what features computed over the whole history hold for that date."
-    whole = panel[panel["ticker"] == "KO"].reset_index(drop=True)
-    row = make_features(whole).iloc[[cut - 1]][["ticker", "date", *bundle.manifest["features"]]]
-    quantiles = corrected_scale(bundle.booster, bundle.har, row)[0][:, None] * bundle.own["KO"]
-    answer = post(client, request_for(whole[:cut])).json
-    assert [list(f["quantiles"].values()) for f in answer["forecasts"]] == quantiles.tolist()
+@pytest.fixture
+def appointed(bundle_folder, tmp_path) -> Callable[..., FlaskClient]:
+    "A client of a service whose bundle appoints these models for a series alone, at 1 and 21 sessions."
+
+    def make(day: str, month: str) -> FlaskClient:
+        folder = shutil.copytree(bundle_folder, tmp_path / f"{day}-{month}")
+        roles = {"serves": {"alone": {"1": day, "21": month}}, "skill": {"alone": {"1": True, "21": False}}}
+        write_manifest(folder, read_json(folder / "manifest.json") | roles)
+        return create_app(folder).test_client()
+
+    return make
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_are_those_of_the_feature_stage(appointed, request_for, bundle, panel, name):
+    "A request that ends at a date gets what features computed over the whole history hold for that date, whoever serves."
+    whole, client = panel[panel["ticker"] == "KO"].reset_index(drop=True), appointed(name, name)
+    scales = seen_as("alone", bundle.models[name], make_features(whole)[["ticker", "date", *bundle.manifest["features"]]])
+    _, own = bundle.quantiles.get(("alone", name)) or bundle.quantiles["market", name]
+    for cut in (MIN_BARS, 300, 1000, 2000):
+        answer = post(client, request_for(whole[:cut])).json
+        quantiles = [list(f["quantiles"].values()) for f in answer["forecasts"]]
+        np.testing.assert_allclose(quantiles, scales[cut - 1][:, None] * own["KO"], rtol=1e-10)
+
+
+@pytest.mark.parametrize(("day", "month"), [("xgboost", "gjr"), ("har", "xgboost"), ("historical", "ewma97")])
+def test_each_forecast_names_the_model_that_made_it(appointed, good, day, month):
+    "Skill is XGBoost's alone; the name of the whole stays what the bundle is called."
+    client = appointed(day, month)
+    answer = post(client, good).json
+    assert [(f["model"], f["skill"]) for f in answer["forecasts"]] == [(day, day == "xgboost"), (month, False)]
+    assert answer["model"]["name"] == client.get("/version").json["model"]["name"] == "xgboost"
+
+
+@pytest.mark.parametrize("name", [*CLASSICAL])
+def test_a_stock_that_no_model_saw_is_served_by_each(appointed, good, bundle, name):
+    "With the residuals of all stocks."
+    answer = post(appointed(name, name), {**good, "ticker": "NEW"}).json
+    pooled, _ = bundle.quantiles.get(("alone", name)) or bundle.quantiles["market", name]
+    for f, shape in zip(answer["forecasts"], pooled, strict=True):
+        quantiles = np.array(list(f["quantiles"].values()))
+        np.testing.assert_allclose(quantiles / quantiles[0], shape / shape[0], rtol=1e-5, atol=1e-9)
 
 
 def test_order_of_keys_does_not_matter(client, good):
@@ -283,9 +322,23 @@ def test_a_damaged_bundle_is_refused(bundle_folder, tmp_path, name, harm):
     assert "\n" not in str(error.value)
 
 
+def test_a_champion_with_another_past_is_refused(bundle_folder, tmp_path):
+    "What it forecast before its promotion travels with it, and is held to its hash like the rest."
+    folder = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    manifest, record = read_json(folder / "manifest.json"), folder / "record.parquet"
+    shutil.copy(folder / "reference.parquet", record)
+    write_manifest(folder, manifest | {"files": manifest["files"] | {record.name: manifest["files"]["reference.parquet"]}})
+    assert load_bundle(folder).version == load_bundle(bundle_folder).version  # it serves the same
+    assert create_app(folder).test_client().get("/healthz").json == {"status": "ok"}
+    flip(record)
+    with pytest.raises(BadInput, match=r"record\.parquet is damaged"):
+        create_app(folder)
+
+
 def test_a_bundle_that_forecasts_nothing_is_refused(bundle, bundle_folder, monkeypatch):
     "As one is that was trained on histories too short for its longest horizon."
-    blind = dataclasses.replace(bundle, pooled=bundle.pooled * np.nan)
+    nothing = {key: (pooled * np.nan, own) for key, (pooled, own) in bundle.quantiles.items()}
+    blind = dataclasses.replace(bundle, quantiles=nothing)
     monkeypatch.setattr(serve.app, "load_bundle", lambda _: blind)
     with pytest.raises(BadInput, match="the bundle cannot forecast"):
         create_app(bundle_folder)
@@ -307,6 +360,7 @@ def test_the_service_knows_floors_0_to_3_only(root):
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     floors = {"config", "files", "schema", "prices", "features", "targets", "split", "journal",
-              "calibrate", "baselines", "forecaster", "score", "bot", "bundle", "explain"}
+              "calibrate", "baselines", "garch", "forecaster", "score", "bot", "bundle", "explain"}
     assert {m.split(".")[1] for m in loaded if m.startswith("stockml.")} <= floors
-    assert not loaded & {"mlflow", "evidently", "papermill", "dvc", "scrapy", "optuna", "dask", "IPython"}
+    # fitting GARCH needs arch, serving it does not
+    assert not loaded & {"mlflow", "evidently", "papermill", "dvc", "scrapy", "optuna", "dask", "IPython", "arch"}
