@@ -95,10 +95,11 @@ class Split(Section):
 class Search(Section):
     "Hyper-parameter search; sees nothing after `valid_to`."
     trials: Count
+    batch: Count # trials proposed at once
     train_to: Day
     valid_to: Day
 
-
+# %% ../nbs/00_config.ipynb #47fd815f
 class Model(Section):
     "How the XGBoost scale model is trained, its tree parameters come from the search; and which model serves."
     serve: Literal["auto", "xgboost", "har", "gjr", "garch", "ewma94", "ewma97", "historical", "random_walk"]
@@ -135,7 +136,7 @@ class Drift(Section):
     distance: Annotated[float, Field(gt=0)]
     share: Share
 
-
+# %% ../nbs/00_config.ipynb #a2141050
 class Gate(Section):
     "What a challenger must reach out of sample, on the newest window of sessions, to become champion."
     window: Count
