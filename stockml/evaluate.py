@@ -43,7 +43,7 @@ def seen_as(
     blank = view == "alone" and model.market
     return model.scale(without_market(features, np.ones(len(features), bool)) if blank else features)
 
-
+# %% ../nbs/15_evaluate.ipynb #3bbe6b86
 def walk_views(
     make_model: Callable[[], Forecaster], # a fresh, unfitted model
     features: pd.DataFrame, # from `make_features`
@@ -233,7 +233,7 @@ def table_writer(
         if writer is None:
             raise BadInput(f"{path}: nothing to write: no history is long enough for a forecast in this span")
 
-
+# %% ../nbs/15_evaluate.ipynb #5d8cfe2d
 def write_tables(
     tables: Iterable[pd.DataFrame], # of one schema
     path: Path, # Parquet
