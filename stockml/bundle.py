@@ -189,7 +189,7 @@ def load_bundle(
         raise BadInput(f"{folder / 'manifest.json'} does not fit the model beside it: {CURE}")
     return Bundle(models, quantiles, manifest)
 
-
+# %% ../nbs/12_bundle.ipynb #670cb7bb
 def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     "The arrays whose name starts so, by the rest of it."
     return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
@@ -250,7 +250,7 @@ def forecast(
                     {name: s[i] for name, s in scales.items()}, horizons)
             for i, (row, view) in enumerate(zip(last[["ticker", "date"]].itertuples(), views, strict=True))]
 
-
+# %% ../nbs/12_bundle.ipynb #335f89ed
 def last_scales(
     model: Forecaster,
     features: pd.DataFrame, # all rows of some stocks

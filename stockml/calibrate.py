@@ -93,7 +93,7 @@ def newest(
     rows = past.z[max(0, end - window):end][::-step]
     return window_quantiles(rows, own, levels, min(MIN_OWN, window // (2 * step)))
 
-
+# %% ../nbs/07_calibrate.ipynb #967f75de
 def rolling_quantiles(
     past: Residuals, # what became known when
     rows: pd.DataFrame, # ticker, date of the forecasts

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NU', 'NU_PATH', 'PATH', 'LONGEST', 'TREES', 'CLASSICAL', 'MODELS', 'student_t', 'Goal', 'make_goal', 'design',
            'hidden_blocks', 'without_market', 'train_trees', 'base_scales', 'daily_base', 'grown', 'corrected_scale',
-           'training_rows', 'XgbScale', 'pick_device']
+           'training_rows', 'lessons', 'XgbScale', 'pick_device']
 
 # %% ../nbs/10_forecaster.ipynb #faaf11d5
 import shutil
@@ -54,7 +54,7 @@ class Goal(NamedTuple):
         "Expected, the same for every `f`."
         return self.weight * np.float32(2 * NU / (NU + 3)) + self.path_weight * np.float32(2 * NU_PATH / (NU_PATH + 3))
 
-
+# %% ../nbs/10_forecaster.ipynb #a596fc18
 def make_goal(
     targets: pd.DataFrame, # y_h and path_h
     base: np.ndarray, # (n, horizons) base scales
@@ -147,7 +147,7 @@ def daily_base(
     "The base of the shortest horizon, per day."
     return np.nan_to_num(base[:, 0] / np.sqrt(shortest), nan=1.)
 
-
+# %% ../nbs/10_forecaster.ipynb #5ecca5f5
 def grown(
     horizons: tuple[int, ...], # sessions, ascending
 ) -> tuple[int, ...]: # the first ones
@@ -179,6 +179,23 @@ def training_rows(
     return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
 
 # %% ../nbs/10_forecaster.ipynb #437e70f0
+def lessons(
+    features: pd.DataFrame, # from `make_features`
+    targets: pd.DataFrame, # y_h and path_h, row by row beside them
+    har: Har, # fitted
+    limit: int, # rows at most
+    hide: float, # share of blocks without a market
+) -> tuple[np.ndarray, Goal]: # float32 (rows, features)
+    "What the trees see, and what they learn from it. `BadInput` where there is too little."
+    pick = training_rows(features, targets[f"y_{min(har.horizons)}"], limit)
+    if len(pick) < 1000:
+        raise BadInput(f"{len(pick)} training rows: too few for a model; bring more tickers or longer histories")
+    part = features.iloc[pick]
+    part = without_market(part, hidden_blocks(part, hide))
+    base, reach = base_scales(har, part), grown(har.horizons)
+    return design(part, daily_base(base, har.horizons[0])), make_goal(targets.iloc[pick], base[:, :len(reach)], reach)
+
+# %% ../nbs/10_forecaster.ipynb #c35c6d26
 @dataclass
 class XgbScale:
     "The XGBoost scale model: a `baselines.Forecaster`."
@@ -193,15 +210,8 @@ class XgbScale:
 
     def fit(self, features, targets, horizons):
         self.har = Har().fit(features, targets, tuple(horizons))
-        pick = training_rows(features, targets[f"y_{min(horizons)}"], self.rows)
-        if len(pick) < 1000:
-            raise BadInput(f"{len(pick)} training rows: too few for a model; bring more tickers or longer histories")
-        part = features.iloc[pick]
-        part = without_market(part, hidden_blocks(part, self.hide_market))
-        base, reach = base_scales(self.har, part), grown(tuple(horizons))
-        goal = make_goal(targets.iloc[pick], base[:, :len(reach)], reach)
-        self.booster = train_trees(design(part, daily_base(base, horizons[0])), goal, {**TREES, **self.trees},
-                                   pick_device(self.device), self.threads, self.seed)
+        x, goal = lessons(features, targets, self.har, self.rows, self.hide_market)
+        self.booster = train_trees(x, goal, {**TREES, **self.trees}, pick_device(self.device), self.threads, self.seed)
         return self
 
     def scale(self, features):

@@ -75,7 +75,7 @@ def weigh(
             out[-1] |= against_champion(part[part["model"] == XgbScale.name], champion, horizon)
     return pd.DataFrame(out).reindex(columns=EVIDENCE)
 
-
+# %% ../nbs/22_promote.ipynb #1ae932ea
 def against_champion(
     mine: pd.DataFrame, # the challenger's forecasts at one horizon, with outcomes
     champion: pd.DataFrame, # from `track_record`
@@ -108,7 +108,7 @@ def track_record(
         return kept
     return pd.concat([kept, *live_forecasts(bundle, since[names], gate.horizons)], ignore_index=True)
 
-
+# %% ../nbs/22_promote.ipynb #c8173b14
 def live_forecasts(
     bundle: Bundle,
     features: pd.DataFrame, # origins that it did not learn from
@@ -138,7 +138,7 @@ class Scores(BaseModel):
     skill: dict[str, bool] # horizon -> verdict
     alone: "Scores | None" = None
 
-
+# %% ../nbs/22_promote.ipynb #85a06344
 def appoint(
     metrics: dict[str, Any], # metrics/evaluate.json
     horizons: tuple[int, ...], # of the bundle
@@ -178,7 +178,7 @@ class Case(NamedTuple):
     gate: Gate # section of params.yaml
     serve: str = "auto" # model.serve of params.yaml
 
-
+# %% ../nbs/22_promote.ipynb #aaf67f54
 def read_case(
     forecasts: Path, # reports/forecasts.parquet
     features: Path, # data/features.parquet

@@ -103,7 +103,7 @@ def skill_text(facts: dict[str, Any]) -> str:
                       "  Without skill, the best classical model serves. Skill is about how far the price will move.",
                       "  Which way it moves, no model here can tell."])
 
-
+# %% ../nbs/26_report.ipynb #44fe794d
 def _number(value: float | None, form: str = ".4f") -> str:
     "A number, or a dash."
     return "–" if value is None or value != value else format(value, form)
@@ -174,7 +174,7 @@ def plot_fan(
     from matplotlib.figure import Figure
 
     history = bars.set_index("date")["adj_close"].iloc[-504:]
-    history = history * answer.get("close", history.iloc[-1]) / history.iloc[-1] # as if quoted today
+    history *= answer.get("close", history.iloc[-1]) / history.iloc[-1] # as if quoted today
     rows = answer["forecasts"]
     days = [history.index[-1], *(pd.Timestamp(f["target_date"]) for f in rows)]
     at = lambda level: [history.iloc[-1], *(f["prices"][level] for f in rows)] # noqa: E731
@@ -184,10 +184,9 @@ def plot_fan(
     for low, high, label in (("0.025", "0.975", "95%"), ("0.1", "0.9", "80%"), ("0.25", "0.75", "50%")):
         axis.fill_between(days, at(low), at(high), color="steelblue", alpha=.25, lw=0, label=f"{label} of outcomes")
     axis.plot(days, at("0.5"), color="steelblue", lw=1, label="median")
-    for day, top, row in zip(days[1:], at("0.975")[1:], rows, strict=True):
-        if row["horizon"] > 5 and row["horizon"] in (held or {}): # nearer ones would lie on each other
-            axis.annotate(f"{span(row['horizon'])}\n95% held {held[row['horizon']]:.0%}", (day, top), xytext=(0, 4),
-                          textcoords="offset points", ha="center", fontsize="x-small")
+    for row in (r for r in rows if r["horizon"] > 5 and r["horizon"] in (held or {})): # nearer ones would lie on each other
+        axis.annotate(f"{span(row['horizon'])}\n95% held {held[row['horizon']]:.0%}", ha="center", fontsize="x-small",
+                      xy=(pd.Timestamp(row["target_date"]), row["prices"]["0.975"]), xytext=(0, 4), textcoords="offset points")
     axis.set(yscale="log", title=f"{answer['ticker']}: forecast from {answer['origin']}", ylabel="price")
     digits = "{x:,.0f}" if min(history.min(), *at("0.025")) > 20 else "{x:,.2f}" # pence matter to a penny share
     axis.yaxis.set_major_formatter(digits)
