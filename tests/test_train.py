@@ -1,46 +1,25 @@
 "Training ships a model that knows all there is, with residuals from models that did not."
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from stockml.bundle import FILES, forecast, load_bundle
+from stockml.calibrate import residuals, rolling_quantiles
 from stockml.config import BadInput
-from stockml.evaluate import evaluate_bars, newest_residuals, origins, walk_forward, xgboost_maker
+from stockml.evaluate import VIEWS, calibrated, evaluate_bars, makers, origins, seen_as, walk_views
 from stockml.features import feature_columns, make_features
 from stockml.files import read_json, sha256
-from stockml.split import folds
+from stockml.forecaster import MODELS, without_market
+from stockml.schema import BAR_KEY, QUANTILE_COLUMNS
 from stockml.targets import known, make_targets
-from stockml.train import REFERENCE_ROWS, scale_array, ship, walk
+from stockml.train import REFERENCE_ROWS, newest_quantiles, scale_column, ship, stored_scales, walk
 
-TREES = {"rounds": 15}
-
-
-@pytest.fixture(scope="module")
-def params(small_params):
-    return small_params.model_copy(update={"model": small_params.model.model_copy(update={"threads": 1})})
-
-
-@pytest.fixture(scope="module")
-def features(_panel):
-    return make_features(_panel)
-
-
-@pytest.fixture(scope="module")
-def targets(_panel):
-    return make_targets(_panel, (1, 21))
-
-
-@pytest.fixture(scope="module")
-def plan(_panel, params):
-    return folds(_panel["date"], params.split.forecast_from, params.split.refit_months, params.split.embargo)
-
-
-@pytest.fixture(scope="module")
-def scales(features, targets, params):
-    return walk(features, targets, params, TREES)
+HORIZONS = (1, 21)
+TWO_VIEWS = ["har", "xgboost"]  # the others do not look at the market
 
 
 def test_bundle_answers_for_its_last_day(bundle, panel):
@@ -50,54 +29,127 @@ def test_bundle_answers_for_its_last_day(bundle, panel):
     assert bundle.manifest["commit"] is None or len(bundle.manifest["commit"]) == 40
 
 
-def test_a_walk_is_out_of_sample(scales, features, targets, params, plan):
-    assert list(scales) == ["ticker", "date", "s_1", "s_21"]
-    assert scales[["ticker", "date"]].equals(features[["ticker", "date"]])
-    expected = walk_forward(xgboost_maker(params.model, TREES), features, targets, (1, 21), plan)
-    np.testing.assert_array_equal(scales[["s_1", "s_21"]], expected)
-    assert scales.loc[scales["date"] < "2000-01-01", ["s_1", "s_21"]].isna().all().all()
-    assert (scales.loc[scales["date"] >= "2000-01-01", ["s_1", "s_21"]] > 0).all().all()
+def test_a_walk_is_out_of_sample(scales, features, targets, plan, small_params, trees):
+    names = {f"{m}_{h}" for m in MODELS for h in HORIZONS} | {f"{m}_alone_{h}" for m in TWO_VIEWS for h in HORIZONS}
+    assert list(scales)[:2] == BAR_KEY and set(scales.columns[2:]) == names
+    assert scales[BAR_KEY].equals(features[BAR_KEY])
+    early = (scales["date"] < "2000-01-01").to_numpy()
+    for name, make in makers(small_params.model, trees).items():
+        views = walk_views(make, features, targets, HORIZONS, plan)
+        for view in VIEWS if name in TWO_VIEWS else VIEWS[:1]:
+            columns = [scale_column(name, view, h) for h in HORIZONS]
+            np.testing.assert_array_equal(scales[columns], views[view].astype(np.float32))
+            assert scales.loc[early, columns].isna().all(axis=None) == make().learns and (scales.loc[~early, columns] > 0).all(axis=None)
 
 
-def test_a_walk_tells_each_fold_before_it_starts(features, targets, params):
+def test_a_walk_tells_each_fold_before_it_starts(features, targets, small_params):
     said = []
-    walk(features, targets, params, {"rounds": 1}, said.append)
-    assert said == ["fold 1/2: origins from 2000-01-01", "fold 2/2: origins from 2002-01-01"]
+    walk(features, targets, small_params, {"rounds": 1}, said.append)
+    assert said == [f"{m}: fold {k}/2, origins from {day}" for m in ("garch", "gjr", "har", "xgboost")
+                    for k, day in ((1, "2000-01-01"), (2, "2002-01-01"))]
 
 
-def test_evaluation_reads_the_scales_of_the_walk(_panel, params, scales, features):
-    ready = {"xgboost": scale_array(scales, features, (1, 21))}
-    a, b = (evaluate_bars(_panel, params, TREES, ready=r, features=features) for r in (ready, {}))
-    pd.testing.assert_frame_equal(a, b, check_exact=True)
+def test_stored_scales_are_those_of_the_walk(scales, features, tmp_path):
+    scales.to_parquet(tmp_path / "scales.parquet")
+    stored = stored_scales(pd.read_parquet(tmp_path / "scales.parquet"), features, HORIZONS)
+    assert list(stored) == list(MODELS)
+    for name, views in stored.items():
+        assert (views["market"] is views["alone"]) == (name not in TWO_VIEWS)
+        for view in VIEWS:
+            column = scale_column(name, view if name in TWO_VIEWS else "market", 21)
+            np.testing.assert_array_equal(views[view][:, 1], scales[column])
+    np.testing.assert_array_equal(stored_scales(scales, features, (21,))["har"]["alone"][:, 0], scales["har_alone_21"])
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda s: s[1:], lambda s: s[::-1], lambda s: s.drop(columns="s_21"), lambda s: s.assign(s_5=1.),
-    lambda s: s.rename(columns={"s_21": "s_5"}), lambda s: s.assign(ticker="A"),
-    lambda s: s.assign(date=s["date"] + pd.Timedelta(days=1)),
+def test_evaluation_reads_the_scales_of_the_walk(_panel, small_params, trees, scales, features):
+    ready = stored_scales(scales, features, HORIZONS)
+    a, b = (evaluate_bars(_panel, small_params, trees=trees, ready=r, features=features) for r in (ready, {}))
+    pd.testing.assert_frame_equal(a.drop(columns=QUANTILE_COLUMNS), b.drop(columns=QUANTILE_COLUMNS), check_exact=True)
+    np.testing.assert_allclose(a[QUANTILE_COLUMNS], b[QUANTILE_COLUMNS], rtol=1e-4, atol=1e-4)  # kept as float32
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    *[(f, "made from other bars than these") for f in (
+        lambda s: s[1:], lambda s: s[::-1], lambda s: s.assign(ticker="A"), lambda s: s.drop(columns="date"),
+        lambda s: s.assign(date=s["date"] + pd.Timedelta(days=1)))],
+    (lambda s: s.drop(columns="garch_21"), "no column garch_21: made for other horizons"),
+    (lambda s: s.rename(columns={"xgboost_1": "xgboost_5"}), "no column xgboost_1: made for other horizons"),
 ])
-def test_scales_of_other_bars_or_horizons_are_refused(scales, features, spoil):
-    with pytest.raises(BadInput, match="made from other bars or horizons than these; run the train stage again"):
-        scale_array(spoil(scales), features, (1, 21))
+def test_scales_of_other_bars_or_horizons_are_refused(scales, features, spoil, message):
+    with pytest.raises(BadInput, match=f"^scales: {message}.*; run the train stage again$"):
+        stored_scales(spoil(scales), features, HORIZONS)
 
 
-def test_the_shipped_model_has_learned_from_all_that_is_known(bundle, features, targets, params):
-    model = xgboost_maker(params.model, TREES)().fit(features, known(targets, "2004-01-01"), (1, 21))
-    assert bytes(bundle.booster.save_raw("ubj")) == bytes(model.booster.save_raw("ubj"))
-    np.testing.assert_array_equal(bundle.har.coef[True], model.har.coef[True])
-    np.testing.assert_array_equal(bundle.har.coef[False], model.har.coef[False])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shipped_model_has_learned_from_all_that_is_known(bundle, features, targets, small_params, trees, name):
+    model = makers(small_params.model, trees)[name]().fit(features, known(targets, "2004-01-01"), HORIZONS)
+    assert list(bundle.models) == bundle.manifest["models"] == list(MODELS)
+    shipped = bundle.models[name]
+    assert {k: v.tolist() for k, v in shipped.state().items()} == {k: v.tolist() for k, v in model.state().items()}
+    alone = without_market(features, np.ones(len(features), bool))
+    for rows in (features, alone, features[features["ticker"] == "GE"].assign(ticker="NEW")):
+        np.testing.assert_array_equal(shipped.scale(rows), model.scale(rows))
 
 
-def test_the_shipped_residuals_are_those_of_the_walk(bundle, scales, features, targets, plan, params):
-    array = scale_array(scales, features, (1, 21))
-    pooled, own = newest_residuals(origins(features, plan), targets, array, params.targets, params.calibrate)
-    np.testing.assert_array_equal(bundle.pooled, pooled)
-    assert set(bundle.own) == set(own) and all(np.array_equal(bundle.own[t], own[t]) for t in own)
+def test_the_shipped_residuals_are_those_of_the_walk(bundle, scales, features, targets, small_params):
+    quantiles = newest_quantiles(bundle.models, features[BAR_KEY], targets, stored_scales(scales, features, HORIZONS), small_params)
+    assert set(bundle.quantiles) == set(quantiles) == {("market", m) for m in MODELS} | {("alone", m) for m in TWO_VIEWS}
+    for key, (pooled, own) in quantiles.items():
+        shipped, mine = bundle.quantiles[key]
+        np.testing.assert_array_equal(shipped, pooled)
+        assert set(mine) == set(own) == set(features["ticker"]) and all(np.array_equal(mine[t], own[t]) for t in own)
+        assert pooled.shape == (2, 9) and (np.diff(pooled, axis=1) > 0).all()
 
 
-def test_the_manifest_says_where_the_model_comes_from(bundle_folder, features, snapshot):
+@pytest.mark.parametrize("name", MODELS)
+def test_the_newest_quantiles_are_what_the_evaluation_would_use_on_the_last_day(scales, features, targets, plan, small_params, trees, name):
+    "The correction of the coverage included."
+    how = small_params.calibrate.model_copy(update={"every": 19, "gamma": .05})  # the last day begins a block
+    params, rows = small_params.model_copy(update={"calibrate": how}), origins(features, plan)
+    model, stored = makers(params.model, trees)[name](), stored_scales(scales, features, HORIZONS)
+    found = newest_quantiles({name: model}, rows, targets, stored, params)
+    last = (features["date"] == features["date"].max()).to_numpy()
+    assert (features["date"].nunique() - 1) % how.every == 0 and last.sum() == 6
+    for view in VIEWS if name in TWO_VIEWS else VIEWS[:1]:
+        for k, h in enumerate(HORIZONS):
+            scale = stored[name][view][:, k]
+            q = calibrated(model, rows, targets, scale, h, how, params.targets.quantiles).quantiles[last]
+            own = np.stack([found[view, name][1][t][k] for t in rows["ticker"][last]])
+            np.testing.assert_allclose(scale[last, None] * own, q, rtol=1e-4, atol=1e-7)
+            past = residuals(rows, targets[f"y_{h}"].to_numpy(), targets[f"end_{h}"], scale)
+            window, weight = model.window or how.window, how.own if model.own is None else model.own
+            plain = rolling_quantiles(past, rows, scale, h, window, how.every, weight)[last]
+            assert model.conformal != np.allclose(q, plain, rtol=1e-4, atol=1e-7)
+
+
+def test_a_horizon_without_outcomes_is_no_residual(features, targets, scales, small_params, bundle):
+    "A bundle of such a horizon would forecast NaN."
+    stored = stored_scales(scales, features, HORIZONS)
+    late = np.where((features["date"] < "2003-12-15").to_numpy()[:, None], np.nan, [.01, .05])
+    spoiled = stored | {"har": {"market": stored["har"]["market"], "alone": late}}
+    with pytest.raises(BadInput, match=r"horizons: \[1, 21\] have fewer than 100 known outcomes"):
+        newest_quantiles(bundle.models, features[BAR_KEY], targets, spoiled, small_params)
+
+
+def test_a_bundle_forecasts_as_the_evaluation_would(bundle, panel, features, targets, scales, small_params):
+    "Each model and view, there and back: the scale of today's model times the newest quantiles of its walk."
+    one = panel[panel["ticker"] == "KO"].reset_index(drop=True)
+    quantiles = newest_quantiles(bundle.models, features[BAR_KEY], targets, stored_scales(scales, features, HORIZONS), small_params)
+    for name, model in bundle.models.items():
+        serves = {v: {str(h): name for h in HORIZONS} for v in VIEWS}
+        mine = replace(bundle, manifest=bundle.manifest | {"serves": serves})
+        for view, bars in (("market", panel), ("alone", one)):
+            answer = next(a for a in forecast(mine, bars) if a["ticker"] == "KO")
+            scale = seen_as(view, model, features[features["ticker"] == "KO"])[-1]
+            _, own = quantiles[(view, name) if (view, name) in quantiles else ("market", name)]
+            for k, part in enumerate(answer["forecasts"]):
+                assert part["model"] == name
+                np.testing.assert_allclose(list(part["quantiles"].values()), scale[k] * own["KO"][k], rtol=1e-5)
+
+
+def test_the_manifest_says_where_the_model_comes_from(bundle_folder, features, snapshot, trees):
     manifest = read_json(bundle_folder / "manifest.json")
-    assert manifest["as_of"] == "2003-12-31" and manifest["horizons"] == [1, 21] and manifest["trees"] == TREES
+    assert manifest["as_of"] == "2003-12-31" and manifest["horizons"] == [1, 21] and manifest["trees"] == trees
     assert manifest["features"] == feature_columns(features)
     assert manifest["tickers"] == sorted(features["ticker"].unique())
     assert manifest["data_sha256"] == sha256(snapshot)
@@ -113,31 +165,35 @@ def test_the_reference_is_an_even_sample_of_the_features(bundle_folder, features
     assert reference["ticker"].value_counts().max() - reference["ticker"].value_counts().min() <= 1
 
 
-def test_the_same_run_ships_the_same_bytes(_panel, features, scales, params, bundle_folder, tmp_path):
+def test_the_same_run_ships_the_same_bytes(_panel, features, scales, small_params, trees, bundle_folder, tmp_path):
     for name in ("a", "b"):
-        ship(tmp_path / name, _panel, features, scales, params, TREES, {"who": "a test"})
+        ship(tmp_path / name, _panel, features, scales, small_params, trees, {"who": "a test"})
     for file in (*FILES, "manifest.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert load_bundle(tmp_path / "a").version == load_bundle(bundle_folder).version  # who made it changes no forecast
 
 
-@pytest.mark.parametrize("spoil", [lambda s: s[1:], lambda s: s.assign(s_21=np.nan)])
-def test_what_cannot_be_shipped_leaves_the_old_bundle(_panel, features, scales, params, bundle_folder, tmp_path, spoil):
+@pytest.mark.parametrize("spoil", [lambda s: s[1:], lambda s: s.assign(gjr_21=np.nan)])
+def test_what_cannot_be_shipped_leaves_the_old_bundle(_panel, features, scales, small_params, trees, bundle_folder, tmp_path, spoil):
     folder = shutil.copytree(bundle_folder, tmp_path / "challenger")
     with pytest.raises(BadInput):
-        ship(folder, _panel, features, spoil(scales), params, TREES)
+        ship(folder, _panel, features, spoil(scales), small_params, trees)
     assert load_bundle(folder) and [p.name for p in tmp_path.iterdir()] == ["challenger"]
 
 
-def test_one_stock_ships_too(_panel, params, tmp_path):
-    bars = _panel[_panel["ticker"] == "AAPL"].reset_index(drop=True)
+def test_one_stock_ships_too(_panel, small_params, trees, tmp_path):
+    split = small_params.split.model_copy(update={"forecast_from": pd.Timestamp("2001-01-01").date()})  # enough to learn from
+    params, bars = small_params.model_copy(update={"split": split}), _panel[_panel["ticker"] == "AAPL"].reset_index(drop=True)
     features = make_features(bars)
-    ship(tmp_path / "m", bars, features, walk(features, make_targets(bars, (1, 21)), _later(params)), _later(params))
-    answer = forecast(load_bundle(tmp_path / "m"), bars)[0]
-    assert answer["ticker"] == "AAPL" and all(min(f["prices"].values()) > 0 for f in answer["forecasts"])
-
-
-def _later(params):
-    "A first origin that leaves one stock enough to learn from."
-    split = params.split.model_copy(update={"forecast_from": pd.Timestamp("2001-01-01").date()})
-    return params.model_copy(update={"split": split})
+    scales = walk(features, make_targets(bars, HORIZONS), params, trees)
+    assert not any("alone" in c for c in scales)  # there is but one view
+    ship(tmp_path / "m", bars, features, scales, params, trees)
+    bundle = load_bundle(tmp_path / "m")
+    assert set(bundle.quantiles) == {("market", m) for m in MODELS}
+    for name in MODELS:
+        serves = {v: {str(h): name for h in HORIZONS} for v in VIEWS}
+        answer = forecast(replace(bundle, manifest=bundle.manifest | {"serves": serves}), bars)[0]
+        assert answer["ticker"] == "AAPL" and all(min(f["prices"].values()) > 0 for f in answer["forecasts"])
+        for part in answer["forecasts"]:
+            width = part["quantiles"]["0.975"] - part["quantiles"]["0.025"]
+            assert .03 < width / np.sqrt(part["horizon"]) < .5, name
