@@ -26,6 +26,7 @@ from stockml import cli
 from stockml.bundle import forecast, load_bundle
 from stockml.config import BadInput
 from stockml.explain import bars_text, contributions, in_words
+from stockml.features import make_features
 from stockml.files import sha256, write_json
 from stockml.forecaster import MODELS
 from stockml.prices import read_bars, write_bars
@@ -58,9 +59,10 @@ def shop(tmp_path_factory, _panel, bundle_folder) -> Path:
     write_bars(folder / "data/bars.parquet", _panel)
     for name in ("champion", "challenger"):
         shutil.copytree(bundle_folder, folder / "models" / name)
-    row = {"ratio": .99, "against": "har", "cover_95": .95}
-    write_json(folder / "metrics/evaluate.json", {"models": {"xgboost": {"1": row, "21": row}},
-                                                  "skill": {"1": True, "21": False}})
+    good, bad = {"pinball": .01}, {"pinball": .02}
+    models = {"xgboost": {"1": good, "21": bad}, "har": {"1": bad, "21": bad}, "gjr": {"1": bad, "21": good}}
+    panel, alone = ({"models": models, "skill": {"1": first, "21": False}} for first in (True, False))
+    write_json(folder / "metrics/evaluate.json", {**panel, "alone": alone})
     return folder
 
 
@@ -141,6 +143,15 @@ def made_up(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame] = lambd
 
 def forecasts_file(change: Callable[[pd.DataFrame], pd.DataFrame] = lambda f: f) -> Callable[[Path], None]:
     return lambda folder: made_up(folder, change) and None
+
+
+def ran(folder: Path) -> None:
+    "What the stages leave for the gate: forecasts of made-up stocks, features of a real one."
+    (folder / "reports").mkdir()
+    made = pd.read_parquet(made_up(folder / "reports")).assign(fold=0)
+    made.to_parquet(folder / "reports/forecasts.parquet", index=False)
+    bars = pd.read_parquet(folder / "data/bars.parquet", filters=[("ticker", "==", "KO")]).tail(300)
+    make_features(bars.reset_index(drop=True)).to_parquet(folder / "data/features.parquet", index=False)
 
 
 def cell(line: int, column: str, value: object) -> Callable[[Path], None]:
@@ -239,9 +250,23 @@ MISTAKES = {
                        r"source: 'bloomberg' is none; choose from exchange, yahoo, stooq, csv"),
     "source without a file": (["ingest", "--source", "csv"], r"source csv: name the file"),
     "source that is missing": (["ingest", "--csv", "none.csv"], r"none\.csv: not found"),
-    "nothing to judge by": (["promote"], r"/metrics/evaluate\.json: not found", without("metrics")),
-    "damaged challenger": (["promote"], r"/challenger/residuals\.npz is damaged",
+    "no scores to judge by": (["promote"], r"/metrics/evaluate\.json: not found", ran, without("metrics")),
+    "no forecasts to judge by": (["promote"], r"/reports/forecasts\.parquet: not readable .*; stockml run makes it"),
+    "no features to judge by": (["promote"], r"/data/features\.parquet: not readable .*; stockml run makes it",
+                                ran, without("data/features.parquet")),
+    "bars to judge by": (["promote"], r"/reports/forecasts\.parquet: not readable .*; stockml run makes it",
+                         ran, lambda f: shutil.copy(f / "data/bars.parquet", f / "reports/forecasts.parquet") and None),
+    "no such scores": (["promote"], r"metrics/evaluate\.json: models: Field required .*; run the evaluate stage again",
+                       ran, lambda f: write_json(f / "metrics/evaluate.json", {"ratio": 1})),
+    "another horizon to judge": (["promote"], r"gate\.horizons: 5 was not forecast, or has no outcomes; run the evaluate stage again",
+                                 ran, lambda f: set_params(f, {"targets": {"horizons": [1, 5]}, "gate": {"horizons": [5]}})),
+    "damaged challenger": (["promote"], r"/challenger/residuals\.npz is damaged", ran,
                            damaged("models/challenger/residuals.npz")),
+    "damaged champion": (["promote"], r"/champion/model\.ubj is damaged .*; or remove \S+/champion: ", ran,
+                         damaged("models/champion/model.ubj")),
+    "damaged log of decisions": (["promote"], r"/promotions\.jsonl: line 1 is no decision", ran, damaged("models/promotions.jsonl")),
+    "no model to serve": (["promote"], r"params\.yaml: model\.serve: Input should be 'auto', .*got 'arima'",
+                          params("serve: auto", "serve: arima")),
     "unknown ticker to explain": (["explain", "ZZZ"], r"unknown ticker ZZZ"),
     "unknown horizon to explain": (["explain", "KO", "--horizon", "5"],
                                    r"horizons: \[5\] not known to this model; it forecasts \[1, 21\]"),
@@ -364,6 +389,8 @@ def test_forecast(shop, panel):
     assert answer.err == ""
     text = call("forecast", "KO")
     assert text.out.startswith(f"KO from 2003-12-31, close {own['close']:.2f}\n")
+    assert [f["model"] for f in own["forecasts"]] == ["xgboost", "xgboost"]
+    assert re.search(r"^ +month .* xgboost +no$", text.out, re.MULTILINE)
     assert [f["horizon"] for f in call("forecast", "KO", "--horizons", "21", "--json").json()["forecasts"]] == [21]
 
 
@@ -683,21 +710,44 @@ def test_backtest(evaluated, shop, tmp_path, monkeypatch):
     assert call("backtest", "--ticker", "ko").out.startswith("Backtest, 200,000 EUR in KO, 2001-01-02 to 2003-12-31, after costs\n")
 
 
-def test_promote_and_its_history(shop, tmp_path, monkeypatch):
-    shutil.copytree(shop, tmp_path / "shop", ignore=shutil.ignore_patterns("mlflow*"))
-    monkeypatch.setenv("STOCKML_ROOT", str(tmp_path / "shop"))
+@pytest.fixture
+def own_shop(shop, tmp_path, monkeypatch) -> Path:
+    "A copy of the project whose stages have run, to be changed."
+    folder = Path(shutil.copytree(shop, tmp_path / "shop", ignore=shutil.ignore_patterns("mlflow*", "walked")))
+    ran(folder)
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    return folder
+
+
+def test_promote_and_its_history(own_shop):
     assert call("promote", "--json").json() == {"promoted": True, "reasons": []}
-    set_params(tmp_path / "shop", {"gate": {"max_ratio": .5}})
+    set_params(own_shop, {"gate": {"coverage_95": [.97, .99]}})
     refused = call("promote")
     assert (refused.code, refused.err) == (0, "not registered: the model belongs to no MLflow run\n")
-    assert refused.out.startswith("refused: h=1: pinball is 0.9900 times that of har, more than 0.5; h=21: ")
+    assert re.match(r"refused: h=1: the 95% interval held 9[45]\.\d% of the outcomes, not 97% to 99%; h=21: the 95%", refused.out)
     first, second = call("history", "--json").json()["decisions"]
     assert (first["promoted"], second["promoted"]) == (True, False)
+    assert [e["horizon"] for e in first["evidence"]] == [1, 21]
+    assert (first["evidence"][0]["champion_ratio"], second["evidence"][0]["champion_ratio"]) == (None, 1)  # the first one had no record
+    assert second["champion"]["model"] == first["model"]
     text = call("history", "--limit", "1")
     assert text.out.startswith("no runs yet\n")
     assert "refused" in text.out
     assert "promoted" not in text.out
-    assert call("forecast", "KO", "--json").json()["forecasts"][0]["skill"] is True
+
+
+@pytest.mark.parametrize(("serve", "alone", "within"), [
+    ("auto", "gjr", ("xgboost", True)), ("random_walk", "random_walk", ("random_walk", False)), ("xgboost", "xgboost", ("xgboost", True)),
+])
+def test_forecast_comes_from_the_model_that_was_appointed(own_shop, serve, alone, within):
+    "The verdict on a single series counts, for that is what is forecast: there the shop's scores show no skill."
+    set_params(own_shop, {"model": {"serve": serve}})
+    assert call("promote", "--json").json()["promoted"]
+    made = call("forecast", "KO", "--json").json()
+    assert [(f["model"], f["skill"]) for f in made["forecasts"]] == [(alone, False)] * 2
+    assert load_bundle(own_shop / "models/champion").serves("market", 1) == within
+    line = next(line for line in call("forecast", "KO").out.splitlines() if "month" in line)
+    assert line.split()[-2:] == [alone, "no"]
 
 
 def test_ingest_of_ones_own_file(panel, shop, tmp_path, monkeypatch):
@@ -749,31 +799,29 @@ def test_an_error_of_the_program_is_no_mistake_of_the_user(monkeypatch):
     signal.signal(signal.SIGTERM, handler)
 
 
-def test_end_of_the_main_job(shop, evaluated, tmp_path, monkeypatch):
+def test_end_of_the_main_job(own_shop, evaluated):
     "One real forecast over HTTP, and the page that leads to everything."
-    root = Path(shutil.copytree(shop, tmp_path / "shop"))
-    monkeypatch.setenv("STOCKML_ROOT", str(root))
-    params = cli.load_params()
-    shutil.copytree(root / "models/champion", tmp_path / "champion")
+    root, params = own_shop, cli.load_params()
     shutil.rmtree(root / "models/champion")
     with pytest.raises(cli.StockmlError,
                        match=r"^no champion: the gate has refused every model so far; see models/promotions\.jsonl$"):
         cli.finish(root, params)
-    call("promote")
-    (root / "reports").mkdir()
+    assert call("promote", "--json").json()["promoted"]
     shutil.copy(evaluated[0], root / "reports")
     facts = call("backtest", "--json").json()
     days = {k: facts["bot"][k] for k in ("from", "to")}
     write_json(root / "metrics/backtest.json", {**facts["backtest"], "crash": facts["crash"], "days": days})
     write_json(root / "metrics/drift.json", {"alarm": False, "drifted": 0, "features": 40, "missing": []})
     rows = {str(r["horizon"]): r for r in call("score", evaluated[0], "--json").json() if r["model"] == "xgboost"}
-    skill = {"skill": dict.fromkeys(rows, False), "test_from": "2001-01-01"}
-    write_json(root / "metrics/evaluate.json", {"models": {"xgboost": rows}, **skill})
+    scores = {"models": {"xgboost": rows}, "skill": dict.fromkeys(rows, False)}
+    write_json(root / "metrics/evaluate.json", {**scores, "test_from": "2001-01-01", "alone": scores})
     facts = cli.finish(root, params)
     own = call("forecast", "AAPL", "--json").json()
     assert {k: facts["forecast"][k] for k in own} == own
+    assert [f["model"] for f in own["forecasts"]] == ["gjr", "gjr"]
     page = (root / "reports/index.html").read_text()
     assert "AAPL from 2003-12-31" in page
+    assert re.search(r"month .* gjr +no</pre>", page)
     assert (root / "reports/fan.png").exists()
     assert "../models/promotions.jsonl" in page
     assert "runs/" not in page  # no notebook ran here
