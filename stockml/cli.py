@@ -339,7 +339,7 @@ def walked(
     window = {"split.forecast_from": str(begin), "split.test_from": str(max(first, usual.split.test_from))}
     params = load_params(changes={**changes, **window})
     pick_device(params.model.device) # a GPU that is not there is told before minutes are spent
-    say(f"features of {panel['ticker'].nunique()} tickers", lasting=False)
+    say("making features", lasting=False)
     tables = walk_tables(panel, params, best_trees(), lambda text: say(f"walking {text}"), until=end, skip=skip)
     return (table[table["origin"].between(str(first), str(end))] for _, table in tables)
 
@@ -417,7 +417,7 @@ def progress() -> Iterator[Callable[..., None]]: # say(text, lasting=True); what
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("")
+        task = bar.add_task("starting")
         yield lambda text, lasting=True: bar.update(task, description=text)
 
 
