@@ -345,6 +345,7 @@ def open_forecasts(
     "See what a file of forecasts holds. `BadInput` if it is missing, damaged or something else."
     import pyarrow.dataset as ds  # serving must not need it
 
+    path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: not found; stockml run, or stockml evaluate, makes one")
     found = {"horizon": set(), "model": set()}
