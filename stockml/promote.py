@@ -227,7 +227,7 @@ def _former(champion: Path) -> Bundle | None:
     except BadInput as e:
         raise BadInput(f"{e}; or remove {champion}: the gate then asks nothing about it") from None
 
-
+# %% ../nbs/22_promote.ipynb #a5119c43
 def _origin(bundle: Bundle) -> dict[str, Any]:
     "Where a bundle came from."
     return {"model": bundle.version, **{k: bundle.manifest.get(k) for k in ("as_of", "commit", "run_id")}}

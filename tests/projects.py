@@ -22,7 +22,7 @@ SMALL = {
     "search": {"trials": 2, "train_to": "1998-12-31", "valid_to": "2000-12-31"},
     "model": {"device": "cpu", "rows": 6000, "threads": 1},
     "drift": {"reference_sessions": 1260},
-    "gate": {"max_ratio": 1.1, "coverage_95": [0.85, 0.99]},
+    "gate": {"level": 0.999, "coverage_95": [0.85, 0.99]},
 }
 
 
@@ -55,7 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
     return mine | {"DVC_SITE_CACHE_DIR": str(folder.parent / f"{folder.name}.dvc")}
 
 
-def stockml(folder: Path, *args: str, timeout_s: float = 300) -> subprocess.CompletedProcess:
+def stockml(folder: Path, *args: str, timeout_s: float = 600) -> subprocess.CompletedProcess:
     "Run the command there."
     return subprocess.run([BIN / "stockml", *args], cwd=folder, env=environment(folder), capture_output=True, text=True,
                           timeout=timeout_s, check=False)

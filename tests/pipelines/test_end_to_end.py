@@ -14,8 +14,9 @@ import projects
 import pytest
 from mlflow import MlflowClient
 
-from stockml.bundle import load_bundle
+from stockml.bundle import forecast, load_bundle
 from stockml.files import read_json, sha256
+from stockml.forecaster import CLASSICAL, MODELS
 from stockml.schema import BARS, FORECASTS
 
 STAGES = ["ingest", "features", "search", "train", "evaluate", "backtest", "drift", "promote"]
@@ -70,9 +71,10 @@ def test_summary(main_job, project):
         low, high = map(float, re.search(rf"{words} +2005-\d\d-\d\d +([\d.]+) – ([\d.]+)", text).groups())
         assert low < float(re.search(r"close ([\d.]+)", text)[1]) < high
     skill, money = text.partition("Skill, ")[2], text.partition("Backtest, 200,000 EUR in AAPL")[2]
+    verdict = r"(?:skill|none shown)"
     for words in HORIZONS.values():
-        verdict = r"(skill|no skill shown) +[01]\.\d{4}"
-        assert re.search(rf"^ +{words} +[01]\.\d{{4}} +\w+ .* [\d,]+  {verdict}$", skill, re.M)
+        assert re.search(rf"^ +{words} .* (?:{'|'.join(MODELS)}) +(?:yes|no)$", text, re.M)
+        assert re.search(rf"^ +{words} +[01]\.\d{{4}} +\w+ .* {verdict} +\| +[01]\.\d{{4}} .* {verdict} +\| +[01]\.\d{{4}}$", skill, re.M)
     for bot in ("budget", "buy and hold", "naive"):
         assert re.search(rf"^ +{bot} .*%$", money, re.M)
     assert "on 2000-09-29" in money
@@ -99,7 +101,7 @@ def test_forecasts(forecasts, bars):
     assert list(forecasts) == ["model", "ticker", "origin", "horizon", "q025", "q05", "q10", "q25", "q50", "q75",
                                "q90", "q95", "q975", "realized", "fold"]
     FORECASTS.validate(forecasts)
-    assert set(forecasts["model"]) == {"random_walk", "ewma", "har", "xgboost"}
+    assert set(forecasts["model"]) == set(MODELS)
     assert set(forecasts["horizon"]) == set(HORIZONS)
     assert forecasts["origin"].min() == pd.Timestamp("2000-01-03")
     scored = forecasts[forecasts["origin"] >= projects.SMALL["split"]["test_from"]]
@@ -115,6 +117,20 @@ def test_forecasts(forecasts, bars):
     assert apple.loc["2000-09-28", "realized"].iloc[0] == pytest.approx(math.log(ratio))
 
 
+def test_forecasts_of_each_series_alone(project, forecasts):
+    "Scored origins only. Models that know no market forecast the same; HAR and XGBoost do not."
+    alone = pd.read_parquet(project / "reports/alone.parquet")
+    FORECASTS.validate(alone)
+    scored = forecasts[forecasts["origin"] >= projects.SMALL["split"]["test_from"]]
+    key = ["model", "horizon", "ticker", "origin"]
+    a, b = (t.astype({"model": str, "ticker": str}).set_index(key).sort_index() for t in (alone, scored))
+    assert a.index.equals(b.index)
+    assert a["realized"].equals(b["realized"])
+    differs = (a["q10"] != b["q10"]).groupby("model").mean()
+    assert set(differs.index[differs > .9]) == {"har", "xgboost"}
+    assert (differs.drop(["har", "xgboost"]) == 0).all()
+
+
 def test_metrics_are_what_dvc_shows(project):
     shown = subprocess.run([projects.BIN / "dvc", "metrics", "show", "--json"], cwd=project, capture_output=True,
                            text=True, check=True, env=projects.environment(project))
@@ -123,7 +139,11 @@ def test_metrics_are_what_dvc_shows(project):
     assert set(data) == names
     for name, entry in data.items():  # DVC leaves lists out
         assert entry["data"] == {k: v for k, v in read_json(project / name).items() if not isinstance(v, list)}
-    assert set(data["metrics/evaluate.json"]["data"]["models"]) == {"random_walk", "ewma", "har", "xgboost"}
+    scores = data["metrics/evaluate.json"]["data"]
+    assert set(scores["models"]) == set(scores["alone"]["models"]) == set(MODELS)
+    for part in (scores, scores["alone"]):
+        assert {r["n"] for r in part["models"]["har"].values()} == {r["n"] for r in part["models"]["xgboost"].values()}
+        assert set(part["skill"]) == set(map(str, HORIZONS))
 
 
 def test_backtest_shows_the_day_by_name(project):
@@ -138,7 +158,7 @@ def test_champion(project, bars):
     champion, challenger = load_bundle(project / "models/champion"), load_bundle(project / "models/challenger")
     made = champion.manifest
     assert {p.name for p in (project / "models/champion").iterdir()} == {
-        "model.ubj", "residuals.npz", "reference.parquet", "manifest.json"}
+        "model.ubj", "residuals.npz", "reference.parquet", "record.parquet", "manifest.json"}
     assert champion.version == challenger.version
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True,
                             check=True).stdout.strip()
@@ -151,6 +171,21 @@ def test_champion(project, bars):
     assert made["trees"] == read_json(project / "models/trees.json")
     assert len(made["quantiles"]) == 9
     assert {"features", "trained_at", "run_id"} <= set(made)
+    assert made["models"] == list(MODELS)
+    record = pd.read_parquet(project / "models/champion/record.parquet")
+    assert (set(record["horizon"]), record["origin"].max()) == ({1, 5}, bars["date"].unique()[-2])
+
+
+def test_who_serves_is_who_earned_it(project, bars):
+    "XGBoost where it has skill, in that view; elsewhere the classical model with the least loss."
+    scores, champion = read_json(project / "metrics/evaluate.json"), load_bundle(project / "models/champion")
+    for view, part in (("market", scores), ("alone", scores["alone"])):
+        for h in map(str, HORIZONS):
+            best = min(CLASSICAL, key=lambda m, h=h, part=part: part["models"][m][h]["pinball"])
+            assert champion.serves(view, int(h)) == (("xgboost", True) if part["skill"][h] else (best, False))
+    answers = forecast(champion, bars)
+    assert {tuple((f["model"], f["skill"]) for f in a["forecasts"]) for a in answers} == {
+        tuple(champion.serves("market", h) for h in HORIZONS)}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -209,7 +244,7 @@ def test_registered_model(project):
     for alias in ("challenger", "champion"):
         assert client.get_model_version_by_alias("stockml", alias).version == version.version
     assert files_of(client, run.info.run_id, "bundle") == {
-        f"bundle/{n}" for n in ("model.ubj", "residuals.npz", "reference.parquet", "manifest.json")}
+        f"bundle/{n}" for n in ("model.ubj", "residuals.npz", "reference.parquet", "record.parquet", "manifest.json")}
 
 
 def test_a_second_run_reruns_nothing(again):
@@ -231,6 +266,8 @@ def test_history(project):
     [run], [decision] = history["runs"], history["decisions"]
     assert (run["who"], run["status"], run["dirty"]) == (projects.WHO, "FINISHED", False)
     assert (decision["promoted"], decision["run_id"]) == (True, run["run_id"])
+    assert (decision["who"], decision["champion"]) == (projects.WHO, None)
+    assert [(e["horizon"], e["ratio"] < 1, e["champion_ratio"]) for e in decision["evidence"]] == [(1, True, None), (5, True, None)]
 
 
 def test_nothing_keeps_running(project):
@@ -256,7 +293,7 @@ def test_two_full_runs_are_equal_to_the_byte(project, tmp_path_factory):
     twin = projects.pair(tmp_path_factory.getbasetemp() / "projects")[1]
     assert twin.code == 0, twin.err
     names = ["data/bars.parquet", "data/features.parquet", "data/scales.parquet", "models/trees.json",
-             "reports/forecasts.parquet"]
+             "reports/forecasts.parquet", "reports/alone.parquet", "models/champion/record.parquet"]
     names += [f"models/challenger/{n}" for n in ("model.ubj", "residuals.npz", "reference.parquet")]
     names += [f"metrics/{n}.json" for n in ("ingest", "search", "evaluate", "backtest", "drift")]
     assert [n for n in names if (project / n).read_bytes() != (twin.folder / n).read_bytes()] == []
@@ -266,7 +303,8 @@ def test_two_full_runs_are_equal_to_the_byte(project, tmp_path_factory):
 @pytest.fixture(scope="session")
 def altered(project, tmp_path_factory) -> dict[str, projects.Run]:
     "Copies of the project, each run again with one parameter changed, side by side."
-    changes = {"budget": {"bot": {"risk_budget": .01}}, "gate": {"gate": {"max_ratio": .5}}}
+    changes = {"budget": {"bot": {"risk_budget": .01}}, "gate": {"gate": {"coverage_95": [.5, .6]}},
+               "serve": {"model": {"serve": "ewma97"}}}
 
     def rerun(name: str) -> projects.Run:
         folder = Path(shutil.copytree(project, tmp_path_factory.mktemp("altered") / name, symlinks=True))
@@ -296,10 +334,25 @@ def test_refused_gate_leaves_the_champion_and_the_run_ends_well(altered, project
     facts = json.loads(done.out)
     assert facts["ran"] == ["promote"]
     assert not facts["gate"]["promoted"]
-    assert re.fullmatch(r"h=1: pinball is 0\.\d+ times that of \w+, more than 0\.5", facts["gate"]["reasons"][0])
+    assert re.fullmatch(r"h=1: the 95% interval held 9\d\.\d% of the outcomes, not 50% to 60%", facts["gate"]["reasons"][0])
+    former, found = facts["gate"]["champion"], facts["gate"]["evidence"]
+    assert former["model"] == facts["gate"]["model"]
+    assert [(e["champion_ratio"], e["champion_p"]) for e in found] == [(1, 1)] * 2  # it was held against itself
     assert hashes(done.folder / "models/champion") == hashes(project / "models/champion")
     assert facts["forecast"]["model"]["version"] == load_bundle(project / "models/champion").version
     client, _ = mlflow_of(done.folder)
     champion, challenger = (client.get_model_version_by_alias("stockml", a) for a in ("champion", "challenger"))
     assert (int(champion.version), int(challenger.version)) == (1, 2)
     assert challenger.tags["promoted"] == "False"
+
+
+def test_another_model_serves_once_it_is_named(altered, project):
+    done = altered["serve"]
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    assert facts["ran"] == ["promote"]
+    assert facts["gate"]["promoted"]
+    assert [(f["model"], f["skill"]) for f in facts["forecast"]["forecasts"]] == [("ewma97", False)] * len(HORIZONS)
+    old = load_bundle(project / "models/champion")
+    assert facts["forecast"]["model"]["version"] == old.version  # the same files
+    assert load_bundle(done.folder / "models/champion").manifest["skill"] == old.manifest["skill"]  # no verdict has changed
