@@ -123,8 +123,11 @@ def fold_scales(
     fold: int,
 ) -> np.ndarray: # (origins of the fold, horizons)
     "The unit of work: fit on the past of one fold, forecast its origins."
+    from threadpoolctl import threadpool_limits
+
     one = where.plan[fold]
-    scales = walk_forward(partial(model, dict(trees)), where.features, where.targets, where.horizons, [one])
+    with threadpool_limits(1, "blas"): # HAR's least squares
+        scales = walk_forward(partial(model, dict(trees)), where.features, where.targets, where.horizons, [one])
     return scales[in_fold(where.features, one)]
 
 
@@ -331,10 +334,12 @@ def cluster_client(
 ) -> Iterator[Any]: # distributed.Client
     "The workers of a cluster. `BadInput` if nobody answers there, if it has no workers, or if they run other code."
     from distributed import Client
+    from distributed.comm.addressing import get_address_host_port
 
     try:
+        get_address_host_port(address) # a client that stumbles over this would not close itself
         client = Client(address, timeout=patience, name="stockml-search")
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError, ImportError) as e:
         raise BadInput(f"{ADDRESS}={address}: no Dask scheduler answers there ({' '.join(str(e).split())[:80]}): "
                        "start one with `dask scheduler`, or unset the variable") from None
     with client:
@@ -370,12 +375,22 @@ def workers(
         def walk(tasks: Iterable[tuple[dict, int]]) -> Iterator[np.ndarray]:
             try:
                 for future in [client.submit(fold_scales, there, model, *task, pure=False) for task in tasks]:
-                    yield future.result()
+                    yield _result(client, future)
             except (CancelledError, KilledWorker, OSError) as e:
                 lost = " ".join(str(e).split())[:100]
                 raise StockmlError(f"search: workers were lost ({lost}): finished trials are kept, run it again") from e
 
         yield walk
+
+
+def _result(client: Any, future: Any, patience: float = 5) -> np.ndarray:
+    "What a task gives. A scheduler without workers would let it wait for ever: `OSError`."
+    while True:
+        try:
+            return future.result(timeout=patience)
+        except TimeoutError:
+            if not client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.workers)):
+                raise OSError("none is left") from None
 
 # %% ../nbs/20_search.ipynb #a3b21c4a
 def walk_batch(

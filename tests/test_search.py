@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 from mishaps import ended
+from threadpoolctl import threadpool_info
 
 from stockml.baselines import Har
 from stockml.config import BadInput, StockmlError
@@ -176,6 +177,16 @@ def test_a_fold_knows_nothing_of_later_ones(where, params):
     for fold, same in ((0, True), (1, True), (2, False)):
         ours, theirs = (relative_losses(w, scales, fold) for w in (where, where._replace(targets=other)))
         assert ours.equals(theirs) == same
+
+
+def test_one_thread_does_a_fold(where, params, monkeypatch):
+    "With more, sums are rounded otherwise, and a worker's trees would not be ours."
+    def walk(make, *_):
+        assert make().threads == 1
+        return np.full((len(where.features), 1), {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}.pop())
+
+    monkeypatch.setattr("stockml.search.walk_forward", walk)
+    assert (fold_scales(where, model_of(params), TREES, 0) == 1).all()
 
 
 def test_long_horizons_have_no_say(table, _panel, params):
