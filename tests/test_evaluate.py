@@ -298,6 +298,8 @@ def test_only_xgboost_is_corrected_by_its_coverage(features, targets, plan, smal
         for found in (plain, mild, strong):
             np.testing.assert_array_equal(np.isfinite(found.quantiles), np.tile(ok[:, None], 9))
             assert (np.diff(found.quantiles[ok], axis=1) >= 0).all() and (np.diff(found.own, axis=1) >= 0).all()
+        for shifted in mild.own - plain.own:  # all stocks and the pool alike
+            np.testing.assert_allclose(mild.pooled - plain.pooled, shifted, atol=1e-6)
         if name == "xgboost":
             past = residuals(rows, y, ends, scale)
             rolled = rolling_quantiles(past, rows, scale, 1, slow.window, slow.every, slow.own)
@@ -371,6 +373,7 @@ def test_prices_that_never_move_are_forecast_not_to(panel, small_params, trees):
     panel[PRICES] = 10.
     forecasts = evaluate_bars(panel, small_params, trees=trees)
     assert forecasts["model"].unique().tolist() == list(MODELS)
+    assert (np.diff(forecasts[QUANTILE_COLUMNS], axis=1) >= 0).all()  # corrected one by one, they do not cross
     size = forecasts.set_index("model")[QUANTILE_COLUMNS].abs().max(axis=1).groupby("model").max()
     assert (size.drop("xgboost") == 0).all() and size["xgboost"] < 1e-5  # whose quantiles look for their coverage
     table = score_table(forecasts).set_index("model")
@@ -424,7 +427,7 @@ def test_an_error_on_the_way_leaves_the_old_file(forecasts, tmp_path, error):
 
 
 def test_two_views_go_to_two_files(forecasts, tmp_path):
-    day, tables = pd.Timestamp("2001-01-01"), parts(forecasts)
+    day, tables = pd.Timestamp("2001-01-02"), parts(forecasts)  # a session
     other = [t.assign(**{c: 2 * t[c] for c in QUANTILE_COLUMNS}) for t in tables]
     mixed = [pair for a, b in zip(tables, other, strict=True) for pair in (("market", a), ("alone", b))]
     write_views(iter(mixed), tmp_path / "m.parquet", tmp_path / "a.parquet", day.date())

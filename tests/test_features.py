@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from stockml.features import FLOOR, GJR, MARKET_NAMES, MIN_BARS, QUARTERS, WEEKS, feature_columns, make_features, market_features
+from stockml.features import FLOOR, GJR, MARKET_NAMES, MIN_BARS, WEEKS, feature_columns, make_features, market_features
 from stockml.schema import check_bars
 
 CUTS = ["1996-01-02", "1996-01-03", "1996-04-08", "1998-08-31", "2000-09-29", "2003-12-30"]
@@ -190,9 +190,9 @@ def test_seasons_by_hand():
     square = np.minimum(np.abs(r) / (features["v_ewma97"].shift().to_numpy(float) + FLOOR), 8)**2
     for t in (70, 200, 1000):
         for n, first, last in ((1, 0, 2), (5, 0, 6), (21, 1, 21)):  # a day early or late, but for a month
-            windows = [square[a:b + 1] for k in range(1, QUARTERS + 1)
+            windows = [square[a:b + 1] for k in range(1, 9)  # two years of quarters
                        if (b := t + last - 65 * k) >= 0 and np.isfinite(square[(a := max(0, t + first - 65 * k)):b + 1]).any()]
-            mean = (sum(map(np.nanmean, windows)) + QUARTERS - len(windows)) / QUARTERS  # an unknown quarter is an ordinary one
+            mean = (sum(map(np.nanmean, windows)) + 8 - len(windows)) / 8  # an unknown quarter is an ordinary one
             assert features[f"season{n}"][t] == pytest.approx(np.sqrt(mean), rel=1e-4)
     assert features["season1"][:65].isna().all()
 
