@@ -138,7 +138,7 @@ def finish(
     with service() as url:
         answer = ask(url, bars)
     facts = gather(root, params, {**answer, "close": float(bars["close"].iloc[-1])})
-    plot_fan(facts["forecast"], bars, root / "reports/fan.png", {r["horizon"]: r["cover_95"] for r in facts["skill"]})
+    plot_fan(facts["forecast"], bars, root / "reports/fan.png", {r["horizon"]: r["held"] for r in facts["skill"]})
     write_index(root / "reports", facts, links(root))
     return facts
 

@@ -30,7 +30,9 @@ def gather(
     scores, money = read_json(root / "metrics/evaluate.json"), read_json(root / "metrics/backtest.json")
     crash, days, own = money.pop("crash"), money.pop("days"), own_ratios(root, params.bot.ticker, scores["test_from"])
     single = scores["alone"]
+    answers = {str(f["horizon"]): f["model"] for f in answer["forecasts"]}
     skill = [{"horizon": int(h), **row, "skill": scores["skill"][h], "own": own.get(int(h)),
+              "held": single["models"][answers.get(h, "xgboost")][h]["cover_95"],
               "alone": {**single["models"]["xgboost"][h], "skill": single["skill"][h]}}
              for h, row in scores["models"]["xgboost"].items()]
     ended = stale(read_bars(root / "data/bars.parquet"), params.data.as_of)
@@ -125,7 +127,7 @@ def limits_text(facts: dict[str, Any]) -> str:
     windows = max(1, int(252 * years / last["horizon"]))
     digits = ",.0f" if last["prices"]["0.025"] > 20 else ",.2f" # pence matter to a penny share
     low, high = (format(last["prices"][q], digits) for q in ("0.025", "0.975"))
-    return (f"\n  In {span(last['horizon'])}: {low} to {high}, says the 95% interval. Such intervals held {row['cover_95']:.1%} of "
+    return (f"\n  In {span(last['horizon'])}: {low} to {high}, says the 95% interval. Such intervals held {row['held']:.1%} of "
             f"{row['n']:,} outcomes since {facts['test_from'][:4]},\n  and only about {windows} windows of this length do not "
             "overlap. Where in it the price will be, nobody can know from prices.")
 

@@ -15,7 +15,7 @@ from stockml.prices import write_bars
 from stockml.report import forecast_text, gather, limits_text, plot_fan, span, summary_text, write_index
 from stockml.schema import QUANTILE_COLUMNS
 
-ROW = {"ratio": .9912, "against": "har", "dm_p": 1e-5, "cover_80": .801, "cover_95": .949, "n": 75000}
+ROW = {"ratio": .9912, "against": "har", "dm_p": 1e-5, "cover_80": .801, "cover_95": .949, "held": .949, "n": 75000}
 ALONE = {**ROW, "ratio": .9987, "against": "gjr", "dm_p": .0321}
 BOT = {"final_equity": 297139.4, "yearly_growth": .085, "max_drawdown": .271, "worst_day": "2000-09-29",
        "worst_day_return": -.11}
@@ -164,7 +164,7 @@ def far(facts, horizon=504, prices=(41.2, 241.9), **row):
     day, month = facts["forecast"]["forecasts"]
     low, high = prices
     long = {**month, "horizon": horizon, "target_date": "2006-01-03", "prices": month["prices"] | {"0.025": low, "0.975": high}}
-    scored = {**facts["skill"][0], "horizon": horizon, "cover_95": .8817, "n": 66322, **row}
+    scored = {**facts["skill"][0], "horizon": horizon, "held": .8817, "n": 66322, **row}
     return {**facts, "forecast": {**facts["forecast"], "forecasts": [long, day, month]}, "skill": [*facts["skill"], scored]}
 
 
