@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['LONGEST', 'LUCK', 'WARM_UP', 'CODE', 'ADDRESS', 'scale_losses', 'Arena', 'losses_upto', 'arena', 'model_of',
            'fold_scales', 'relative_losses', 'Tried', 'suggest', 'batches', 'propose', 'limits', 'code_hash',
-           'fingerprint', 'remembered', 'keep', 'finished', 'local_client', 'cluster_client', 'workers', 'walk_batch',
-           'verdict', 'progress', 'search']
+           'fingerprint', 'remembered', 'keep', 'finished', 'local_client', 'knock', 'cluster_client', 'workers',
+           'walk_batch', 'verdict', 'progress', 'search']
 
-# %% ../nbs/20_search.ipynb #7ce4dac4
+# %% ../nbs/20_search.ipynb #29936f8a
+import asyncio
 import hashlib
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -326,6 +328,21 @@ def local_client(
             del os.environ[name]
         os.environ.update(before)
 
+# %% ../nbs/20_search.ipynb #64d13903
+def knock(
+    address: str, # e.g. tcp://10.0.0.5:8786
+    patience: float, # seconds
+) -> None:
+    "Raise if nobody says hello there in time; Dask's client would wait for ever."
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    async def hello():
+        await (await connect(address, timeout=patience, **Security().get_connection_args("client"))).close()
+
+    with ThreadPoolExecutor(1) as pool: # in a notebook this thread has a loop of its own
+        pool.submit(lambda: asyncio.run(asyncio.wait_for(hello(), patience))).result()
+
 # %% ../nbs/20_search.ipynb #61d03c41
 @contextmanager
 def cluster_client(
@@ -334,14 +351,14 @@ def cluster_client(
 ) -> Iterator[Any]: # distributed.Client
     "The workers of a cluster. `BadInput` if nobody answers there, if it has no workers, or if they run other code."
     from distributed import Client
-    from distributed.comm.addressing import get_address_host_port
 
     try:
-        get_address_host_port(address) # a client that stumbles over this would not close itself
+        knock(address, patience)
         client = Client(address, timeout=patience, name="stockml-search")
-    except (OSError, ValueError, ImportError) as e:
-        raise BadInput(f"{ADDRESS}={address}: no Dask scheduler answers there ({' '.join(str(e).split())[:80]}): "
-                       "start one with `dask scheduler`, or unset the variable") from None
+    except Exception as e: # whatever it is that answers, it is no scheduler
+        why = " ".join(str(e).split())[:80] or f"silent for {patience:g} s"
+        raise BadInput(f"{ADDRESS}={address}: no Dask scheduler answers there ({why}): start one with `dask scheduler`, "
+                       "or unset the variable") from None
     with client:
         try:
             client.wait_for_workers(1, timeout=patience)
@@ -364,8 +381,6 @@ def workers(
     if threads == 1 and not address:
         yield lambda tasks: (fold_scales(where, model, *task) for task in tasks)
         return
-    from concurrent.futures import CancelledError
-
     from distributed import KilledWorker
     from distributed.utils import silence_logging_cmgr
 
@@ -382,7 +397,7 @@ def workers(
 
         yield walk
 
-
+# %% ../nbs/20_search.ipynb #93f771b2
 def _result(client: Any, future: Any, patience: float = 5) -> np.ndarray:
     "What a task gives. A scheduler without workers would let it wait for ever: `OSError`."
     while True:

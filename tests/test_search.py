@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -501,6 +502,14 @@ def test_no_scheduler_is_one_line(address):
     with pytest.raises(BadInput, match=line) as error, cluster_client(address, patience=1):
         pass
     assert "\n" not in str(error.value) and time.monotonic() - begun < 10
+
+
+def test_what_listens_but_is_no_scheduler_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        line = rf"^{ADDRESS}={address}: no Dask scheduler answers there \(silent for 1 s\): "
+        with pytest.raises(BadInput, match=line), cluster_client(address, patience=1):
+            pass
 
 
 def test_progress_is_a_line_every_few_seconds_in_a_log(capsys, monkeypatch):
