@@ -404,7 +404,7 @@ def _result(client: Any, future: Any, patience: float = 5) -> np.ndarray:
         try:
             return future.result(timeout=patience)
         except TimeoutError:
-            if not client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.workers)):
+            if not client.nthreads(): # by worker
                 raise OSError("none is left") from None
 
 # %% ../nbs/20_search.ipynb #a3b21c4a

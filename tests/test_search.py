@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 import psutil
 import pytest
+from distributed import Client
 from mishaps import ended
 from threadpoolctl import threadpool_info
 
@@ -27,6 +28,7 @@ from stockml.search import (
     CODE,
     LONGEST,
     LUCK,
+    _result,
     arena,
     batches,
     cluster_client,
@@ -471,6 +473,11 @@ def test_scheduler_without_workers(scheduler):
     with (pytest.raises(BadInput, match=f"{ADDRESS}={scheduler}: it has no workers: start some with `dask worker {scheduler}`"),
           cluster_client(scheduler, patience=.5)):
         pass
+
+
+def test_task_that_nobody_will_do_is_not_waited_for(scheduler):
+    with Client(scheduler) as client, pytest.raises(OSError, match="none is left"):
+        _result(client, client.submit(int), patience=.2)
 
 
 def test_cluster_finds_the_same(found, table, targets, params, scheduler, worker, monkeypatch):
