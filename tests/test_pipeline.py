@@ -111,7 +111,8 @@ def test_stages_are_read_from_dvc_yaml():
     evaluate, drift = read_stage("evaluate"), read_stage("drift")
     assert evaluate.notebook == Path("pipelines/evaluate.ipynb")
     assert evaluate.sections == ["calibrate", "split", "targets"]
-    assert (evaluate.metrics, evaluate.plots) == ([Path("metrics/evaluate.json")], [Path("reports/reliability.png")])
+    assert evaluate.metrics == [Path("metrics/evaluate.json")]
+    assert evaluate.plots == [Path("reports/importances.png"), Path("reports/reliability.png")]
     assert (drift.reports, evaluate.reports) == ([Path("reports/drift.html")], [])
     with pytest.raises(BadInput, match=r"^no stage 'evalute': dvc\.yaml has ingest, features"):
         read_stage("evalute")
