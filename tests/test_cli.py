@@ -812,8 +812,10 @@ def test_end_of_the_main_job(own_shop, evaluated):
     days = {k: facts["bot"][k] for k in ("from", "to")}
     write_json(root / "metrics/backtest.json", {**facts["backtest"], "crash": facts["crash"], "days": days})
     write_json(root / "metrics/drift.json", {"alarm": False, "drifted": 0, "features": 40, "missing": []})
-    rows = {str(r["horizon"]): r for r in call("score", evaluated[0], "--json").json() if r["model"] == "xgboost"}
-    scores = {"models": {"xgboost": rows}, "skill": dict.fromkeys(rows, False)}
+    models = {}
+    for row in call("score", evaluated[0], "--json").json():
+        models.setdefault(row["model"], {})[str(row["horizon"])] = row
+    scores = {"models": models, "skill": dict.fromkeys(models["xgboost"], False)}
     write_json(root / "metrics/evaluate.json", {**scores, "test_from": "2001-01-01", "alone": scores})
     facts = cli.finish(root, params)
     own = call("forecast", "AAPL", "--json").json()
