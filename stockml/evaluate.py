@@ -190,10 +190,9 @@ def walk_tables(
                 raise
             skip(name, str(e))
             continue
-        alike = scales[views[0]] is scales[views[-1]]
-        for view in views[:1] if alike else views:
-            for table in forecast_tables(make(), rows, targets, scales[view], aim, params.calibrate):
-                yield from ((v, table) for v in (views if alike else (view,)))
+        for group in [views] if scales[views[0]] is scales[views[-1]] else [(v,) for v in views]: # views alike share their tables
+            for table in forecast_tables(make(), rows, targets, scales[group[0]], aim, params.calibrate):
+                yield from ((v, table) for v in group)
 
 # %% ../nbs/15_evaluate.ipynb #a19a3983
 def evaluate_bars(

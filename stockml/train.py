@@ -16,7 +16,7 @@ from .baselines import Forecaster
 from .bundle import Quantiles, save_bundle
 from .calibrate import MIN_POOL
 from .config import BadInput, Params
-from .evaluate import VIEWS, calibrated, makers, walk_views
+from .evaluate import VIEWS, announced, calibrated, makers, walk_views
 from .features import feature_columns
 from .forecaster import MODELS
 from .schema import BAR_KEY
@@ -35,8 +35,7 @@ def walk(
     horizons, s, out = params.targets.horizons, params.split, {}
     plan = folds(features["date"], s.forecast_from, s.refit_months, s.embargo)
     for name, make in makers(params.model, trees).items():
-        told = (say(f"{name}: fold {f.number + 1}/{len(plan)}, origins from {f.start:%Y-%m-%d}") or f for f in plan)
-        views = walk_views(make, features, targets, horizons, told)
+        views = walk_views(make, features, targets, horizons, announced(plan, name, say))
         for view in VIEWS[:1] if views[VIEWS[0]] is views[VIEWS[1]] else VIEWS:
             out |= {scale_column(name, view, h): views[view][:, k].astype(np.float32) for k, h in enumerate(horizons)}
     return features[BAR_KEY].join(pd.DataFrame(out, features.index))
