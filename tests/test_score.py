@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from stockml.config import BadInput
+from stockml.forecaster import CLASSICAL
 from stockml.schema import QUANTILE_COLUMNS, QUANTILES, quantile_name
 from stockml.score import (
     BASELINES,
@@ -162,7 +163,7 @@ def outcomes():
 
 
 def test_the_classical_models():
-    assert BASELINES == ("random_walk", "historical", "ewma94", "ewma97", "garch", "gjr", "har")
+    assert BASELINES == tuple(CLASSICAL) == ("random_walk", "historical", "ewma94", "ewma97", "garch", "gjr", "har")
 
 
 WIDTHS = {"random_walk": 2., "ewma94": .6, "har": 1.3, "xgboost": 1.}
