@@ -58,7 +58,7 @@ bench: setup ## measure speed and size into docs/PERFORMANCE.md
 	python docs/bench.py $(if $(WHOLE),--whole)
 
 lock: setup ## resolve requirements.lock anew from settings.ini
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --quiet setup.py --output-file requirements.lock
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --quiet setup.py --output-file requirements.lock
 
 clean: ## remove what runs produce, keep the environment and DVC's cache
 	rm -rf data models runs reports metrics mlflow.db* mlartifacts .pytest_cache .ruff_cache .hypothesis .coverage

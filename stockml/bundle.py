@@ -179,6 +179,8 @@ def load_bundle(
     try:
         with (folder / "residuals.npz").open("rb") as file, np.load(file, allow_pickle=False) as a:
             arrays = {**a, BOOSTER: np.fromfile(folder / "model.ubj", np.uint8)}
+        if not len(arrays[BOOSTER]): # which XGBoost would not survive
+            raise ValueError("model.ubj is empty")
         models = {name: MODELS[name]().restore(_under(arrays, f"model/{name}/"), horizons) for name in names}
         quantiles = _quantiles(arrays, names, (len(horizons), len(manifest["quantiles"])))
     except KeyError as e:

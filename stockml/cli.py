@@ -240,13 +240,16 @@ def history_of(
     as_of: date | None, # None = the clock of params.yaml for the store, all of a CSV
 ) -> Any: # pd.DataFrame, bars of the ticker
     "One stock's bars. `BadInput` if there are none, or if they ended long before the clock."
-    from stockml.prices import read_bars, read_csv, stale
+    from stockml.features import MIN_BARS
+    from stockml.prices import no_history, read_bars, read_csv, stale
 
     if csv:
         bars = read_csv(csv, ticker=ticker, as_of=date.today())
         bars = bars[(bars["ticker"] == ticker) & (bars["date"].dt.date <= (as_of or date.max))].reset_index(drop=True)
         if bars.empty:
             raise BadInput(f"{csv}: no rows of {ticker} up to {as_of or 'its end'}")
+        if why := no_history(bars, MIN_BARS).get(ticker):
+            raise BadInput(f"{csv}: {ticker}: {why}")
         return bars
     clock = as_of or load_params().data.as_of
     bars = read_bars(project_root() / "data/bars.parquet", clock, [ticker])
@@ -351,12 +354,14 @@ def panel_for(
 ) -> tuple[Any, list[str]]: # pd.DataFrame, bars; tickers that are left out
     "A user's panel, and one line for each ticker that is not in it or too short for some horizons."
     from stockml.features import MIN_BARS
-    from stockml.prices import read_panel
+    from stockml.prices import jumps, read_panel
 
     say(f"reading {path}", lasting=False)
     bars, left_out = read_panel(path, date.today(), MIN_BARS + min(horizons))
     for ticker, why in left_out.items():
         note(f"left out {ticker}: {why}")
+    for row in jumps(bars, 2.).query("kind == 'rise'").itertuples():
+        note(f"note: {row.ticker}: {1 + row.adjusted:,.1f} times the price of the day before on {row.date:%Y-%m-%d}: is one of them wrong?")
     short: dict[str, list[str]] = {}
     for ticker, count in bars["ticker"].value_counts(sort=False).items():
         short.setdefault(", ".join(str(h) for h in horizons if count < MIN_BARS + h), []).append(ticker)
@@ -441,6 +446,7 @@ def score(
     by: Annotated[str | None, typer.Option(help="Look closer: year, ticker, models (against each classical one), or pit.")] = None,
     model: Annotated[str | None, typer.Option(help="Whose verdict or closer look; default: xgboost.")] = None,
     test_from: Annotated[str | None, typer.Option(help="First origin that counts; default: split.test_from of params.yaml.")] = None,
+    test_to: Annotated[str | None, typer.Option(help="Last origin that counts.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score forecasts: pinball, CRPS, ratios to the classical models, Diebold-Mariano test, coverage, and a verdict in words.
@@ -454,7 +460,7 @@ def score(
     first, file, whose = read_day(test_from, "--test-from") or load_params().split.test_from, open_forecasts(forecasts), model or "xgboost"
     if (by or model) and whose not in file.models:
         raise BadInput(f"--model: {forecasts} has no forecast of {whose}: there are {', '.join(file.models) or 'none'}")
-    parts = map(tell, horizon_parts(file, first))
+    parts = map(tell, horizon_parts(file, first, read_day(test_to, "--test-to")))
     if by:
         print_breakdown(parts, by, whose, as_json)
     else:
@@ -648,5 +654,8 @@ def request(
 
 @app.command()
 def version() -> None:
-    "Print the version."
+    """Print the version.
+
+    Example: stockml version
+    """
     print(__version__)

@@ -20,7 +20,7 @@ from .files import atomic
 from .forecaster import base_scales, daily_base, design
 
 # %% ../nbs/21_drift.ipynb #03d68773
-CLOCKS = ("history", "weekday", "monthday", "yearday") # they only tell the time; that it passes is no drift
+CLOCKS = ("weekday", "monthday", "yearday") # they only tell the time; that it passes is no drift
 
 
 def model_inputs(

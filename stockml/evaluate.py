@@ -52,18 +52,25 @@ def walk_views(
     plan: Iterable[Fold], # from `folds`
     views: tuple[str, ...] = VIEWS,
 ) -> dict[str, np.ndarray]: # view -> (n, horizons) scales; NaN before the first fold, unless there is nothing to learn
-    "Out-of-sample scales of one model. Views that cannot differ share an array."
+    "Out-of-sample scales of one model. Views that cannot differ share an array. `BadInput` where no fold has enough to learn from."
     model = make_model()
     alike = not model.market or bool(features["m_r"].isna().all())
     out = {v: np.full((len(features), len(horizons)), np.nan) for v in (views[:1] if alike else views)}
     if not model.learns:
         return dict.fromkeys(views, model.fit(features, targets, horizons).scale(features))
+    fitted, missed = 0, None
     for fold in plan:
         past, now = (features["date"] < fold.cut).to_numpy(), in_fold(features, fold)
-        model = make_model().fit(features[past], known(targets[past], fold.cut), horizons)
+        try:
+            model, fitted = make_model().fit(features[past], known(targets[past], fold.cut), horizons), fitted + 1
+        except BadInput as e: # a panel may grow into a model: the other folds go on
+            missed = e
+            continue
         rows = (features["date"] < fold.stop).to_numpy() if model.recursive else now
         for v, scales in out.items():
             scales[now] = seen_as(v, model, features[rows])[now[rows]]
+    if missed and not fitted:
+        raise missed
     return {v: out[views[0] if alike else v] for v in views}
 
 # %% ../nbs/15_evaluate.ipynb #609e7d21
@@ -80,7 +87,7 @@ def walk_forward(
 # %% ../nbs/15_evaluate.ipynb #f64067d2
 class Calibrated(NamedTuple):
     "One model at one horizon."
-    quantiles: np.ndarray # (n, levels) of the log-return; NaN where there is no forecast
+    quantiles: np.ndarray # (n, levels) of the log-return; NaN where there is no forecast; empty if nobody asked
     tickers: pd.Index
     pooled: np.ndarray # (levels,) of the standardized outcomes, as of the last session
     own: np.ndarray # (tickers, levels)
@@ -94,14 +101,17 @@ def calibrated(
     horizon: int, # sessions
     how: Calibrate,
     levels: tuple[float, ...],
+    rolling: bool = True, # False: of the quantiles only the newest are wanted, where they need no others
 ) -> Calibrated:
     "Scales to quantiles, with what was known on each origin."
     y, ends = targets[f"y_{horizon}"].to_numpy(), targets[f"end_{horizon}"]
     past, own = residuals(rows, y, ends, scale), how.own if model.own is None else model.own
-    window = model.window or how.window
-    q = rolling_quantiles(past, rows, scale, horizon, window, how.every, own, levels)
+    window, conformal = model.window or how.window, model.conformal and how.gamma
+    q = np.empty((0, len(levels)))
+    if rolling or conformal:
+        q = rolling_quantiles(past, rows, scale, horizon, window, how.every, own, levels)
     pooled, mine = newest(past, len(past.days), horizon, window, own, levels)
-    if model.conformal and how.gamma:
+    if conformal:
         made, due = past.days.searchsorted(rows["date"]), past.days.searchsorted(ends)
         shift = conformal_shifts(y / scale, q / scale[:, None], made, due, len(past.days), how.gamma / horizon, levels)
         q = np.sort(q + scale[:, None].astype(np.float32) * shift[made], axis=1)

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 import xgboost as xgb
 
-from .baselines import HAR_MARKET, HAR_OWN, Ewma, Har, RandomWalk, _design, long_run
+from .baselines import HAR_MARKET, HAR_OWN, Ewma, Har, RandomWalk, har_design, long_run
 from .bundle import Bundle, forecast, last_scales
-from .features import MIN_BARS, ROOT_HALF_PI, feature_columns, make_features
+from .features import ROOT_HALF_PI, feature_columns, make_features
 from .files import atomic
-from .forecaster import LONGEST, XgbScale, base_scales, daily_base, design, grown
+from .forecaster import LONGEST, XgbScale, base_scales, daily_base, design, grown, old_enough
 
 # %% ../nbs/13_explain.ipynb #56084f67
 OWN = { # pattern of a feature's name -> family, description, unit
@@ -48,7 +48,6 @@ OWN = { # pattern of a feature's name -> family, description, unit
     r"weekday": ("calendar", "day of the week", "weekday"),
     r"monthday": ("calendar", "day of the month", "count"),
     r"yearday": ("calendar", "day of the year", "count"),
-    r"history": ("long run", "length of the history", "log1p"),
 }
 
 # %% ../nbs/13_explain.ipynb #b548fee7
@@ -72,13 +71,12 @@ MARKET = { # the same, of the market and of what is no feature
 
 # %% ../nbs/13_explain.ipynb #66239309
 UNITS: dict[str, Callable[[float, float], str]] = { # a value, and the stock's long-run volatility a day, as people read them
-    "ratio": lambda v, level: f"{v / level:,.1f} times the long run",
+    "ratio": lambda v, level: f"{abs(v / level):,.1f} times the long run",
     "moves": lambda v, _: f"{ROOT_HALF_PI * v:,.1f} times the long run",
     "sigma": lambda v, _: f"{v:,.1f} sigma",
     "below": lambda v, _: f"{-v:,.1f} sigma",
     "usual": lambda v, _: f"{v:.1f} times the usual",
     "log": lambda v, _: f"{np.exp(v):,.1f} times",
-    "log1p": lambda v, _: f"{np.expm1(v):,.0f} sessions",
     "return": lambda v, _: f"{np.expm1(v):+.1%}",
     "daily": lambda v, _: f"{v:.1%} a day",
     "share": lambda v, _: f"{v:.0%}",
@@ -128,9 +126,9 @@ def har_terms(
     row: pd.DataFrame, # features of one stock on one day
 ) -> list[Term]: # they add up to the log of HAR over the long run
     "What each of HAR's windows does to its scale."
-    x, level = _design(row, True)
+    x, level = har_design(row, True)
     market = bool(np.isfinite(x).all())
-    x, names = (x, HAR_OWN + HAR_MARKET) if market else (_design(row, False)[0], HAR_OWN)
+    x, names = (x, HAR_OWN + HAR_MARKET) if market else (har_design(row, False)[0], HAR_OWN)
     usual = np.array([1 / ROOT_HALF_PI if n in HAR_MARKET else 1. for n in names])
     coef = har.coef[market] # horizons, terms
     start = np.maximum(coef[:, 0] + coef[:, 1:] @ usual, .3)
@@ -364,8 +362,7 @@ def importances(
 ) -> pd.DataFrame: # horizon, name, words, importance (mean absolute contribution, in logs), percent; the strongest first
     "How much each feature moves the scale, on average over the sample."
     model, names = bundle.models[XgbScale.name], list(bundle.manifest["features"])
-    old_enough = features["history"].to_numpy() >= np.float32(np.log(MIN_BARS))
-    rows = features.loc[old_enough, ["ticker", "date", *names]]
+    rows = features.loc[old_enough(features), ["ticker", "date", *names]]
     logs = tree_logs(model, rows, base_scales(model.har, rows))[0][:, :, :-1]
     groups = pd.Series(names if by == "feature" else [described(n).family for n in names])
     out = []

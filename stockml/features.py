@@ -16,7 +16,7 @@ from .schema import BAR_KEY
 
 # %% ../nbs/04_features.ipynb #4f3ded74
 MARKET_NAMES = 5 # stocks needed before their average is called a market
-MIN_BARS = 67 # one quarter and a bar: the shortest history that is forecast
+MIN_BARS = 67 # one quarter and a bar: the shortest history that is forecast, and the first with a `v_sd132`
 FLOOR = 1e-5 # a tenth of a basis point: keeps logarithms finite where a price stood still
 
 # %% ../nbs/04_features.ipynb #75508332
@@ -141,7 +141,7 @@ def own_features(
     out |= seasons(bars["date"].to_numpy(), r.to_numpy(), before) | {"jump_age": since_jump(r.abs().to_numpy() / (before + FLOOR))}
     volume = bars["volume"].astype(float)
     out["volume5"] = np.log((_mean(volume, 5) + 1) / (_mean(volume, 66) + 1))
-    out |= {"weekday": day.dayofweek, "monthday": day.day, "yearday": day.dayofyear, "history": np.log1p(np.arange(len(bars)))}
+    out |= {"weekday": day.dayofweek, "monthday": day.day, "yearday": day.dayofyear}
     frame = pd.DataFrame({k: np.asarray(v, np.float32) for k, v in out.items()}, index=pd.Index(bars["date"]))
     return frame.replace([np.inf, -np.inf], np.nan)
 

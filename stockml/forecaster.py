@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NU', 'NU_PATH', 'PATH', 'LONGEST', 'TREES', 'CLASSICAL', 'MODELS', 'student_t', 'Goal', 'make_goal', 'design',
-           'hidden_blocks', 'without_market', 'train_trees', 'base_scales', 'daily_base', 'grown', 'corrected_scale',
-           'training_rows', 'lessons', 'XgbScale', 'pick_device']
+           'hidden_blocks', 'without_market', 'train_trees', 'base_scales', 'daily_base', 'grown', 'old_enough',
+           'corrected_scale', 'training_rows', 'lessons', 'XgbScale', 'pick_device']
 
 # %% ../nbs/10_forecaster.ipynb #faaf11d5
 import shutil
@@ -21,7 +21,7 @@ import xgboost as xgb
 
 from .baselines import Ewma, Forecaster, Har, Historical, RandomWalk, long_run
 from .config import BadInput
-from .features import FLOOR, GJR, MIN_BARS, feature_columns
+from .features import FLOOR, GJR, feature_columns
 from .garch import Garch, summed
 
 # %% ../nbs/10_forecaster.ipynb #a767bbe7
@@ -155,6 +155,13 @@ def grown(
     return tuple(h for h in horizons if h <= LONGEST) or horizons[:1]
 
 
+def old_enough(
+    features: pd.DataFrame, # from `make_features`
+) -> np.ndarray: # bool (n,)
+    "Rows with `MIN_BARS` bars up to them: those that have a `v_sd132`."
+    return features["v_sd132"].notna().to_numpy()
+
+
 def corrected_scale(
     booster: xgb.Booster, # from `train_trees`
     har: Har, # fitted
@@ -164,8 +171,7 @@ def corrected_scale(
     base, k = base_scales(har, features), len(grown(har.horizons))
     f = booster.inplace_predict(design(features, daily_base(base, har.horizons[0])))
     base[:, :k] *= np.exp(f.reshape(len(base), k).astype(float))
-    old_enough = features["history"].to_numpy() >= np.float32(np.log(MIN_BARS))
-    return np.where(old_enough[:, None], base, np.nan)
+    return np.where(old_enough(features)[:, None], base, np.nan)
 
 # %% ../nbs/10_forecaster.ipynb #dc690e35
 def training_rows(
@@ -174,8 +180,7 @@ def training_rows(
     limit: int, # rows at most
 ) -> np.ndarray: # positions, ascending
     "Rows with history and a known target, thinned evenly."
-    old_enough = features["history"].to_numpy() >= np.float32(np.log(MIN_BARS))
-    rows = np.flatnonzero(old_enough & known_next.notna().to_numpy())
+    rows = np.flatnonzero(old_enough(features) & known_next.notna().to_numpy())
     return rows if len(rows) <= limit else rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
 
 # %% ../nbs/10_forecaster.ipynb #437e70f0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAP', 'STILL', 'NAMELESS', 'CURES', 'read_bars', 'Upsert', 'write_bars', 'upsert', 'sessions', 'session_after',
-           'gaps', 'stale', 'jumps', 'read_csv', 'Panel', 'sift', 'read_panel']
+           'gaps', 'stale', 'jumps', 'read_csv', 'Panel', 'no_history', 'sift', 'read_panel']
 
 # %% ../nbs/03_prices.ipynb #5ee723c1
 from collections.abc import Callable
@@ -262,7 +262,7 @@ def _disorders(
     return {t: f"{place(i)}: dates are not in order at {dates['date'][i]:%Y-%m-%d}: sort them" for t, i in found.items() if i is not None}
 
 # %% ../nbs/03_prices.ipynb #caae5ca2
-def _no_history(
+def no_history(
     bars: pd.DataFrame, # valid, sorted by ticker and date
     least: int, # bars that a forecast takes
 ) -> dict[str, str]: # ticker -> what is wrong
@@ -298,7 +298,7 @@ def sift(
     dates = coerce_bars(raw[["ticker", "date"]].assign(close=np.nan))[BAR_KEY]
     faults |= _disorders(dates[~dates["ticker"].isin(list(faults))], place)
     good = good[~good["ticker"].isin(list(faults))].reset_index(drop=True)
-    faults |= _no_history(good, least) if len(good) else {}
+    faults |= no_history(good, least) if len(good) else {}
     return Panel(good[~good["ticker"].isin(list(faults))].reset_index(drop=True), dict(sorted(faults.items())))
 
 # %% ../nbs/03_prices.ipynb #3bc6ce90

@@ -207,16 +207,19 @@ def promote(
     "Judge the challenger, make it champion if it passes, and log the decision. `BadInput` for a damaged bundle, log or metrics."
     bundle = load_bundle(challenger)
     roles = appoint(case.metrics, bundle.horizons, case.serve)
+    if (scored := case.metrics.get("challenger")) != bundle.version:
+        raise BadInput(f"metrics/evaluate.json: scores of model {scored}, {challenger} is {bundle.version}; run the evaluate stage again")
     with lock(log.with_name(f".{log.name}.lock"), what="promotion"):
-        decisions(log) # a damaged log is refused before anything changes
-        former = _former(champion)
+        former, told = _former(champion), decisions(log) # a damaged log is refused before anything changes
+        known = {d["model"] for d in told if d["promoted"]}
         evidence = weigh(case.forecasts, case.gate, track_record(champion, case.features, case.gate) if former else None)
         reasons = judge(evidence, case.gate)
         if not reasons:
             _install(challenger, champion, case, {**bundle.manifest, **roles, "metrics": case.metrics["models"][XgbScale.name],
                                                   "promoted_at": now(), "promoted_by": who()})
-        _append(log, {"time": now(), "who": who(), "promoted": not reasons, "reasons": reasons,
-                      "evidence": evidence.to_dict("records"), **_origin(bundle), "champion": former and _origin(former)})
+        _append(log, *([_untold(former)] if former and former.version not in known else []),
+                {"time": now(), "who": who(), "promoted": not reasons, "reasons": reasons, "evidence": evidence.to_dict("records"),
+                 **_origin(bundle), "champion": former and _origin(former)})
     return Decision(not reasons, reasons)
 
 
@@ -228,6 +231,12 @@ def _former(champion: Path) -> Bundle | None:
         raise BadInput(f"{e}; or remove {champion}: the gate then asks nothing about it") from None
 
 # %% ../nbs/22_promote.ipynb #a5119c43
+def _untold(champion: Bundle) -> dict[str, Any]:
+    "The line of a promotion that was cut off before it was logged."
+    return {"time": champion.manifest.get("promoted_at"), "who": champion.manifest.get("promoted_by"), "promoted": True,
+            "reasons": ["found in place, without a line in this log"], "evidence": [], **_origin(champion), "champion": None}
+
+
 def _origin(bundle: Bundle) -> dict[str, Any]:
     "Where a bundle came from."
     return {"model": bundle.version, **{k: bundle.manifest.get(k) for k in ("as_of", "commit", "run_id")}}
@@ -243,11 +252,11 @@ def _install(source: Path, target: Path, case: Case, manifest: dict[str, Any]) -
         write_manifest(new, {**manifest, "files": {**manifest["files"], RECORD: sha256(new / RECORD)}})
 
 
-def _append(log: Path, entry: dict[str, Any]) -> None:
-    "Add a line to a log that is whole at every moment."
+def _append(log: Path, *entries: dict[str, Any]) -> None:
+    "Add lines to a log that is whole at every moment."
     old = log.read_text() if log.exists() else ""
     with atomic(log) as tmp:
-        tmp.write_text(old + json.dumps(plain(entry), sort_keys=True) + "\n")
+        tmp.write_text(old + "".join(json.dumps(plain(e), sort_keys=True) + "\n" for e in entries))
 
 
 def decisions(

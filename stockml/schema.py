@@ -93,7 +93,8 @@ def _violations(bars: pd.DataFrame, as_of: date | None) -> dict[int, str]:
         BARS.validate(bars, lazy=True)
     except pa.errors.SchemaErrors as e:
         cases = e.failure_cases.dropna(subset="index")
-        reasons = {int(c.index): _sentence(c.column, c.check, c.failure_case) for c in cases[::-1].itertuples(index=False)}
+        order = cases["check"].str.contains("between low and high").sort_values(kind="stable").index # what is wrong by itself comes first
+        reasons = {int(c.index): _sentence(c.column, c.check, c.failure_case) for c in cases.loc[order[::-1]].itertuples(index=False)}
     if as_of is not None:
         future = bars.index[bars["date"] > pd.Timestamp(as_of)]
         reasons |= {i: f"date: {bars['date'][i]:%Y-%m-%d} is after {as_of}" for i in future}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.fft import dct
 
 from .config import BadInput
 from .files import atomic
@@ -71,16 +72,16 @@ def diebold_mariano(
     a: pd.Series, # loss of one model, indexed by date, repeats allowed
     b: pd.Series, # loss of the other, same index
     horizon: int, # sessions
-) -> tuple[float, float]: # t, two-sided p; (nan, nan) if the days are too few
-    "Do two models' mean losses differ? HAC over date-averaged losses, lag max(2h, 10)."
+) -> tuple[float, float]: # t, two-sided p; (nan, nan) if there are less than four windows that do not overlap, or less than 12 days
+    "Do two models' mean losses differ? HAC, by equally weighted cosines, over date-averaged losses."
     d = (a - b).groupby(level=0).mean().to_numpy()
-    lag = max(2 * horizon, 10)
-    if len(d) < 2 * lag:
+    n = len(d)
+    freedom = int(min(.4 * n**(2 / 3), n / (2 * horizon)))
+    if freedom < 2:
         return np.nan, np.nan
-    e = d - d.mean()
-    variance = e @ e + 2 * sum((1 - k / (lag + 1)) * (e[k:] @ e[:-k]) for k in range(1, lag + 1))
-    t = d.mean() / np.sqrt(max(variance, 1e-300)) * len(d)
-    return float(t), float(2 * stats.norm.sf(abs(t)))
+    waves = dct(d - d.mean(), type=2, norm="ortho")[1:freedom + 1]
+    t = d.mean() / np.sqrt(max((waves**2).mean() / n, 1e-300))
+    return float(t), float(2 * stats.t.sf(abs(t), freedom))
 
 # %% ../nbs/11_score.ipynb #902b8960
 BASELINES = ("random_walk", "historical", "ewma94", "ewma97", "garch", "gjr", "har")
@@ -383,20 +384,24 @@ def _check_columns(schema: Any, path: Path) -> None:
 def horizon_parts(
     source: ForecastFile | Path,
     test_from: object = None, # first origin that is read; None = all
+    test_to: object = None, # last origin that is read; None = all
 ) -> Iterator[pd.DataFrame]: # one horizon each: rows with an outcome, the columns that scoring needs; model and ticker categorical
     "Read a file of forecasts a horizon at a time. `BadInput` if it is no such file, or if a forecast in it is none."
     source = source if isinstance(source, ForecastFile) else open_forecasts(source)
-    return (_checked(_part(source, h, test_from), source.path) for h in source.horizons)
+    return (_checked(_part(source, h, test_from, test_to), source.path) for h in source.horizons)
 
 
-def _part(file: ForecastFile, horizon: int, test_from: object) -> pd.DataFrame:
+def _part(file: ForecastFile, horizon: int, test_from: object, test_to: object) -> pd.DataFrame:
     "One horizon of a file, without a second copy of it."
     import pyarrow as pa
     import pyarrow.dataset as ds
 
     where = (ds.field("horizon") == horizon) & ds.field("realized").is_valid()
+    day = lambda given: pa.scalar(pd.Timestamp(given).to_pydatetime(), pa.timestamp("us")) # noqa: E731
     if test_from is not None:
-        where &= ds.field("origin") >= pa.scalar(pd.Timestamp(test_from).to_pydatetime(), pa.timestamp("us"))
+        where &= ds.field("origin") >= day(test_from)
+    if test_to is not None:
+        where &= ds.field("origin") <= day(test_to)
     table = file.read(where, [*FORECAST_KEY, *levels_of(file.data.schema.names), "realized"])
     frame = table.to_pandas(split_blocks=True, self_destruct=True, date_as_object=False, ignore_metadata=True)
     pa.default_memory_pool().release_unused()  # else what reading took stays taken

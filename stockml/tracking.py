@@ -143,7 +143,7 @@ def log_trial(
     parent: str, # run id
     number: int,
     params: Mapping[str, Any],
-    value: float, # what the search minimizes
+    value: float | None, # what the search minimizes; None = pruned before it was known
 ) -> None:
     "Record one trial of the search, nested in its pipeline run."
     from mlflow.entities import Metric, Param
@@ -152,8 +152,8 @@ def log_trial(
     experiment = client.get_run(parent).info.experiment_id
     tags = {"mlflow.parentRunId": parent, "mlflow.user": who(), "stockml.trial": str(number)}
     run = client.create_run(experiment, tags=tags, run_name=f"trial {number}").info.run_id
-    client.log_batch(run, [Metric("ratio_to_har", value, int(time.time() * 1000), 0)],
-                     [Param(k, str(v)) for k, v in params.items()])
+    values = [] if value is None else [Metric("ratio_to_har", value, int(time.time() * 1000), 0)]
+    client.log_batch(run, values, [Param(k, str(v)) for k, v in params.items()])
     client.set_terminated(run)
 
 # %% ../nbs/18_tracking.ipynb #b82c8c19

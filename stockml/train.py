@@ -79,7 +79,7 @@ def newest_quantiles(
     out, aim = {}, params.targets
     for name, model in models.items():
         for view in VIEWS if scales[name][VIEWS[0]] is not scales[name][VIEWS[1]] else VIEWS[:1]:
-            made = [calibrated(model, rows, targets, scales[name][view][:, k], h, params.calibrate, aim.quantiles)
+            made = [calibrated(model, rows, targets, scales[name][view][:, k], h, params.calibrate, aim.quantiles, rolling=False)
                     for k, h in enumerate(aim.horizons)]
             if few := [h for h, c in zip(aim.horizons, made, strict=True) if np.isnan(c.pooled).any()]:
                 raise BadInput(f"horizons: {few} have fewer than {MIN_POOL} known outcomes; leave them out, or bring longer histories")

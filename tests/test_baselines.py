@@ -54,7 +54,7 @@ def test_ewma_never_falls_below_a_tenth_of_the_long_run(features, targets):
     np.testing.assert_array_equal(Ewma().fit(features, targets, HORIZONS).scale(still), floor)
 
 
-def har_world(rng, n=4000):
+def har_world(rng, n=40_000):
     "Features and targets that follow a HAR law exactly: |y| is linear in the regressors."
     features = pd.DataFrame(rng.uniform(.5, 1.5, (n, 10)), columns=[*HAR_OWN, *HAR_MARKET])
     features[HAR_OWN] *= .02
@@ -70,8 +70,8 @@ def test_har_finds_the_law_that_made_the_prices():
     features, targets, law, scale = har_world(np.random.default_rng(1))
     targets.iloc[::3] *= -1  # only the size of a return counts
     model = Har().fit(features, targets, HORIZONS)
-    np.testing.assert_allclose(model.coef[True], [law, law], rtol=1e-6)
-    np.testing.assert_allclose(model.scale(features), scale[:, None] * np.sqrt(HORIZONS), rtol=1e-6)
+    np.testing.assert_allclose(model.coef[True], [law, law], atol=.02)  # the ridge takes a little
+    np.testing.assert_allclose(model.scale(features), scale[:, None] * np.sqrt(HORIZONS), rtol=.02)
 
 
 def test_har_without_a_market_uses_its_second_set_of_coefficients():
@@ -85,12 +85,12 @@ def test_har_without_a_market_uses_its_second_set_of_coefficients():
 
 def test_har_learns_nothing_from_unknown_outcomes():
     features, targets, law, _ = har_world(np.random.default_rng(3))
-    targets.loc[2000:, "y_5"] = np.nan
-    features.loc[2000:, HAR_OWN] *= 1.5
-    targets.loc[2000:, "y_1"] *= 7
+    targets.loc[20_000:, "y_5"] = np.nan
+    features.loc[20_000:, HAR_OWN] *= 1.5
+    targets.loc[20_000:, "y_1"] *= 7
     coef = Har().fit(features, targets, HORIZONS).coef[True]
-    np.testing.assert_allclose(coef[1], law, rtol=1e-6)
-    assert not np.allclose(coef[0], law, rtol=.1)
+    np.testing.assert_allclose(coef[1], law, atol=.03)
+    assert not np.allclose(coef[0], law, atol=.02)
 
 
 def test_one_absurd_day_does_not_rule_the_regression():
@@ -100,9 +100,17 @@ def test_one_absurd_day_does_not_rule_the_regression():
     np.testing.assert_allclose(Har().fit(features, targets, HORIZONS).scale(features), before, rtol=.1)
 
 
-def test_har_with_few_rows_falls_back_to_the_long_run():
+def test_har_without_outcomes_is_the_long_run():
     features, targets, *_ = har_world(np.random.default_rng(5), n=50)
-    assert Har().fit(features, targets, HORIZONS).scale(features) == pytest.approx(.02 * np.sqrt([HORIZONS] * 50))
+    assert Har().fit(features, targets * np.nan, HORIZONS).scale(features) == pytest.approx(.02 * np.sqrt([HORIZONS] * 50))
+
+
+def test_har_trusts_few_rows_less_than_many():
+    features, targets, _, scale = har_world(np.random.default_rng(5))
+    few = Har().fit(features[:20], targets[:20], HORIZONS).scale(features)
+    many = Har().fit(features, targets, HORIZONS).scale(features)
+    off = [np.abs(np.log(s[:, 1] / np.sqrt(HORIZONS[1]) / scale)).mean() for s in (few, many)]
+    assert off[1] < .02 < off[0] < np.abs(np.log(.02 / scale)).mean()
 
 
 def test_har_never_falls_below_a_third_of_the_long_run(panel, features, targets):
@@ -135,7 +143,7 @@ def test_prices_that_never_move_have_a_small_positive_scale(panel, stocks, model
     still = panel[panel["ticker"].isin(sorted(panel["ticker"].unique())[:stocks])].reset_index(drop=True)
     still[["open", "high", "low", "close", "adj_close"]] = 10.
     features, targets = make_features(still), make_targets(still, HORIZONS)
-    scale = model().fit(features, targets, HORIZONS).scale(features)[features["history"] > np.log(67)]
+    scale = model().fit(features, targets, HORIZONS).scale(features)[features.groupby("ticker").cumcount() >= 67]
     assert (scale > 0).all() and (scale <= QUIET * np.sqrt(5)).all()
 
 

@@ -62,7 +62,7 @@ def shop(tmp_path_factory, _panel, bundle_folder) -> Path:
     good, bad = {"pinball": .01}, {"pinball": .02}
     models = {"xgboost": {"1": good, "21": bad}, "har": {"1": bad, "21": bad}, "gjr": {"1": bad, "21": good}}
     panel, alone = ({"models": models, "skill": {"1": first, "21": False}} for first in (True, False))
-    write_json(folder / "metrics/evaluate.json", {**panel, "alone": alone})
+    write_json(folder / "metrics/evaluate.json", {**panel, "alone": alone, "challenger": load_bundle(folder / "models/challenger").version})
     return folder
 
 
@@ -194,7 +194,7 @@ MISTAKES = {
                        csv(lambda b: b.assign(ticker="KO"))),
     "csv without closes": (FORECAST, r"bad\.csv: no column close", csv(lambda b: b[["date"]])),
     "csv of one row": (FORECAST, r"bad\.csv: 1 rows of prices", csv(lambda b: b.head(1))),
-    "csv of few rows": (FORECAST, r"bars: KO has 50; at least \d+ sessions", csv(lambda b: b.head(50))),
+    "csv of few rows": (FORECAST, r"bad\.csv: KO: 50 bars, and a forecast takes \d+: bring a longer history", csv(lambda b: b.head(50))),
     "text in a price": (FORECAST, r"bad\.csv, line 7: close: not a finite number: 'n/a!'", cell(7, "close", "n/a!")),
     "negative price": (FORECAST, r"bad\.csv, line 7: close: -1\.0 must be above zero", cell(7, "close", -1)),
     "price of zero": (FORECAST, r"bad\.csv, line 7: close: 0\.0 must be above zero", cell(7, "close", 0)),
@@ -725,7 +725,8 @@ def test_promote_and_its_history(own_shop):
     refused = call("promote")
     assert (refused.code, refused.err) == (0, "not registered: the model belongs to no MLflow run\n")
     assert re.match(r"refused: h=1: the 95% interval held 9[45]\.\d% of the outcomes, not 97% to 99%; h=21: the 95%", refused.out)
-    first, second = call("history", "--json").json()["decisions"]
+    found, first, second = call("history", "--json").json()["decisions"]
+    assert found["reasons"] == ["found in place, without a line in this log"]
     assert (first["promoted"], second["promoted"]) == (True, False)
     assert [e["horizon"] for e in first["evidence"]] == [1, 21]
     assert (first["evidence"][0]["champion_ratio"], second["evidence"][0]["champion_ratio"]) == (None, 1)  # the first one had no record
@@ -816,7 +817,8 @@ def test_end_of_the_main_job(own_shop, evaluated):
     for row in call("score", evaluated[0], "--json").json():
         models.setdefault(row["model"], {})[str(row["horizon"])] = row
     scores = {"models": models, "skill": dict.fromkeys(models["xgboost"], False)}
-    write_json(root / "metrics/evaluate.json", {**scores, "test_from": "2001-01-01", "alone": scores})
+    version = load_bundle(root / "models/challenger").version
+    write_json(root / "metrics/evaluate.json", {**scores, "challenger": version, "test_from": "2001-01-01", "alone": scores})
     facts = cli.finish(root, params)
     own = call("forecast", "AAPL", "--json").json()
     assert {k: facts["forecast"][k] for k in own} == own

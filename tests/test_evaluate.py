@@ -232,7 +232,7 @@ def test_nothing_after_the_last_origin_that_is_wanted(_panel, small_params, tree
 
 
 def test_a_model_that_cannot_be_fitted_may_be_skipped(_panel, small_params, trees):
-    short, left_out = _panel[_panel["date"] >= "1999-09-01"].reset_index(drop=True), []
+    short, left_out = _panel[(_panel["date"] >= "1999-09-01") & (_panel["ticker"] == "KO")].reset_index(drop=True), []
     tables = walk_tables(short, small_params, trees, skip=lambda name, why: left_out.append((name, why)))
     models = {m for _, t in tables for m in t["model"].unique()}
     assert models == set(MODELS) - {"xgboost"}
@@ -348,9 +348,16 @@ def test_a_single_series_without_a_market(snapshot, small_params, trees):
 
 
 def test_a_history_too_short_to_learn_from_is_refused(_panel, small_params, trees):
+    alone = _panel[_panel["ticker"] == "KO"]
     for first, message in (("1999-09-01", "training rows: too few"), ("2000-01-03", "no walk-forward from 2000-01-01")):
         with pytest.raises(BadInput, match=message):
-            evaluate_bars(_panel[_panel["date"] >= first].reset_index(drop=True), small_params, trees=trees)
+            evaluate_bars(alone[alone["date"] >= first].reset_index(drop=True), small_params, trees=trees)
+
+
+def test_a_panel_may_grow_into_a_model(_panel, small_params, trees):
+    young = _panel[_panel["date"] >= "1999-09-01"].reset_index(drop=True)
+    made = evaluate_bars(young, small_params, trees=trees).query("model == 'xgboost'")
+    assert set(made["fold"]) == {1}  # the first fold had too little to learn from
 
 
 def test_odd_stocks_do_not_spoil_the_others(panel, small_params, trees, forecasts):

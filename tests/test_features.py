@@ -90,7 +90,7 @@ def test_one_row_per_bar_in_order(panel, features):
     assert features[["ticker", "date"]].equals(panel[["ticker", "date"]])
     assert set(features.dtypes[2:]) == {np.dtype(np.float32)}
     assert feature_columns(features) == list(features.columns[2:]) and features.columns.is_unique
-    old = features[features["history"] > np.log(400)]
+    old = features[features.groupby("ticker").cumcount() >= 400]
     range_and_volume = old.columns[old.columns.str.startswith(("v_range", "v_night", "volume"))]
     assert old.drop(columns=range_and_volume).notna().all().all() and old[old["ticker"] == "AAPL"].notna().all().all()
 
@@ -152,7 +152,6 @@ def test_shapes_by_hand():
     assert row["top5"] == pytest.approx(np.abs(r[-5:]).max() / unit, rel=1e-4)
     pairs = np.abs(r[-22:]) * np.abs(r[-23:-1])
     assert row["jump22"] == pytest.approx(np.pi / 2 * pairs.mean() / ((r[-22:] ** 2).mean() + 1e-10), rel=1e-4)
-    assert row["history"] == pytest.approx(np.log(401), rel=1e-6)
     assert make_features(bars_of(np.repeat([10., 11, 12, 13, 14, 15], 11)))["still22"].iloc[-1] == pytest.approx(20 / 22)
 
 
@@ -269,7 +268,7 @@ def test_odd_histories_give_finite_or_missing(kind):
     features = make_features(bars)
     assert len(features) == len(bars) and not np.isinf(features.drop(columns=["ticker", "date"]).to_numpy()).any()
     if len(bars) >= MIN_BARS:
-        needed = ["v_all", "v_ewma94", "v_abs1", "v_abs66", "v_gjr", "mom66", "fall252", "jump22", "history", "season21"]
+        needed = ["v_all", "v_ewma94", "v_abs1", "v_abs66", "v_gjr", "mom66", "fall252", "jump22", "season21"]
         assert features[needed].iloc[MIN_BARS:].notna().all().all()
 
 

@@ -161,7 +161,7 @@ def test_the_scale_is_the_base_times_the_correction(model, features):
 def test_beyond_the_longest_horizon_of_the_trees_the_base_stands(panel, features):
     horizons = (1, LONGEST, LONGEST + 1, 252)
     seen = known(make_targets(panel, horizons), "2002-01-01")
-    model, old = small().fit(features, seen, horizons), (features["history"] >= np.log(100)).to_numpy()
+    model, old = small().fit(features, seen, horizons), (features.groupby("ticker").cumcount() >= 99).to_numpy()
     scale, base = model.scale(features)[old], base_scales(model.har, features)[old]
     np.testing.assert_array_equal(scale[:, 2:], base[:, 2:])
     assert (scale[:, :2] != base[:, :2]).mean() > .99
@@ -177,7 +177,7 @@ def test_the_horizons_that_have_trees(horizons, expected):
 
 def test_a_model_of_long_horizons_only(panel, features):
     seen = known(make_targets(panel, (252,)), "2002-01-01")
-    scale = small().fit(features, seen, (252,)).scale(features)[features["history"] >= np.log(100)]
+    scale = small().fit(features, seen, (252,)).scale(features)[features.groupby("ticker").cumcount() >= 99]
     assert scale.shape[1] == 1 and np.isfinite(scale).all() and (scale > 0).all()
 
 
@@ -275,7 +275,7 @@ def test_prices_that_never_move_have_a_small_positive_scale(panel):
     panel = panel.assign(**dict.fromkeys(PRICES, 10.))
     features = make_features(panel)
     scale = small().fit(features, make_targets(panel, HORIZONS), HORIZONS).scale(features)
-    old = features["history"] >= np.log(100)
+    old = features.groupby("ticker").cumcount() >= 99
     assert (scale[old] > 0).all() and (scale[old] < 1e-3).all()
 
 
@@ -337,7 +337,7 @@ def test_a_model_is_restored_from_plain_arrays(name, features, targets, tmp_path
     alone = without_market(features, np.ones(len(features), bool))
     for rows in (features, alone, new):
         np.testing.assert_array_equal(again.scale(rows), model.scale(rows))
-    assert np.isfinite(again.scale(features)[features["history"] >= np.log(100)]).all()
+    assert np.isfinite(again.scale(features)[features.groupby("ticker").cumcount() >= 99]).all()
     assert {k: v.tolist() for k, v in again.state().items()} == {k: v.tolist() for k, v in model.state().items()}
 
 

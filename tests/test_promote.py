@@ -1,6 +1,7 @@
 "The gate weighs the newest evidence, lets nothing worse in, appoints who serves, and forgets nothing."
 
 import errno
+import hashlib
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from stockml import bundle as bundle_module
 from stockml import promote as module
 from stockml import tracking
-from stockml.bundle import forecast, load_bundle, save_bundle, write_manifest
+from stockml.bundle import FILES, forecast, load_bundle, save_bundle, write_manifest
 from stockml.config import BadInput, Gate, StockmlError, load_params
 from stockml.features import make_features
 from stockml.files import lock, read_json, sha256, write_json
@@ -105,8 +106,17 @@ def models(bundle_folder, tmp_path):
     return tmp_path
 
 
+def evaluated(models, case):
+    "The case as it is after an evaluation of this challenger."
+    if isinstance(case.metrics, dict) and "challenger" not in case.metrics and (models / "challenger/manifest.json").exists():
+        files = read_json(models / "challenger/manifest.json")["files"]
+        version = hashlib.sha256("".join(files[n] for n in FILES).encode()).hexdigest()[:12]
+        case = case._replace(metrics={**case.metrics, "challenger": version})
+    return case
+
+
 def decide(models, case):
-    return promote(models / "challenger", models / "champion", case, models / "promotions.jsonl")
+    return promote(models / "challenger", models / "champion", evaluated(models, case), models / "promotions.jsonl")
 
 
 def state(folder) -> dict[str, str]:
@@ -257,7 +267,7 @@ def test_a_champion_that_forecast_the_same_is_no_obstacle(case):
 def test_a_champion_that_was_better_by_more_than_luck_is(case):
     made = case(change=lambda made: spoiled(made, 1.25)).forecasts
     better, worse = (weigh(made, GATE, theirs(case(change=lambda m, k=k: spoiled(m, k)).forecasts)) for k in (1., 1.5))
-    assert better["champion_ratio"][0] > 1 and better["champion_p"][0] < .001
+    assert better["champion_ratio"][0] > 1 and better["champion_p"][0] < .01
     assert worse["champion_ratio"][0] < 1 and worse["champion_p"][0] < .001
     assert [r for r in judge(better, GATE) if "champion's" in r] and not [r for r in judge(worse, GATE) if "champion's" in r]
 
@@ -273,7 +283,7 @@ def test_only_origins_that_both_forecast_are_compared(case):
     assert weigh(made, GATE, kept)["champion_ratio"][0] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("days", [0, 1, 19])
+@pytest.mark.parametrize("days", [0, 1, 11])
 def test_too_few_days_in_common_are_no_obstacle(case, days):
     made = case().forecasts
     newest = days_of(made[made["realized"].notna()])[-days:] if days else []
@@ -706,7 +716,7 @@ def mlflow(store, monkeypatch):
 
 
 def decide_and_register(models, case):
-    return promote_and_register(models / "challenger", models / "champion", case, models / "promotions.jsonl")
+    return promote_and_register(models / "challenger", models / "champion", evaluated(models, case), models / "promotions.jsonl")
 
 
 def trained_by(models, run):
