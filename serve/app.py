@@ -7,16 +7,15 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import pandas as pd
 from flask import Flask, request
 
 from stockml import __version__
-from stockml.bundle import Bundle, forecast, load_bundle
+from stockml.bundle import Bundle, forecast_stocks, load_bundle
 from stockml.config import BadInput, project_root
-from stockml.features import MIN_BARS
+from stockml.features import MIN_BARS, History
 from stockml.forecaster import XgbScale
 
-from .body import MAX_BODY, Bar, ForecastRequest, latest_session, read_request, to_bars
+from .body import MAX_BODY, Wanted, latest_session, read_request
 from .problems import Invalid, add_problems
 
 
@@ -40,10 +39,10 @@ def model_folder() -> Path:
 
 def warm_up(bundle: Bundle) -> None:
     "One forecast of a made-up stock: lazy imports and calendars take a second here, not later. `BadInput` if it fails."
-    days = pd.date_range(end=datetime.now(UTC).date(), periods=MIN_BARS)
-    bars = [Bar(date=f"{day:%Y-%m-%d}", close=100 + i % 2) for i, day in enumerate(days)]
+    days = np.arange(MIN_BARS) + np.datetime64(datetime.now(UTC).date()) - MIN_BARS
+    close, unknown = 100. + np.arange(MIN_BARS) % 2, np.full(MIN_BARS, np.nan)
     try:
-        answer(bundle, ForecastRequest(ticker="WARM", bars=bars))
+        answer(bundle, Wanted([History("WARM", days, unknown, unknown, unknown, close, close, unknown)], None, False))
     except Invalid as e:
         raise BadInput(f"the bundle cannot forecast ({e.description}): train again on longer histories") from None
 
@@ -53,19 +52,20 @@ def model_facts(bundle: Bundle) -> dict[str, str]:
     return {"name": bundle.manifest.get("name", XgbScale.name), "version": bundle.version}
 
 
-def answer(bundle: Bundle, wanted: ForecastRequest) -> dict[str, Any]:
-    "The forecast that a valid request gets, with an id of its own. `Invalid` names the field at fault."
-    bars = to_bars(wanted, latest_session(bundle.manifest["as_of"]))
+def answer(bundle: Bundle, wanted: Wanted) -> dict[str, Any]:
+    "The forecasts that a valid request gets, each with an id of its own. `Invalid` names the field at fault."
     try:
         with np.errstate(all="ignore"):  # absurd prices overflow; that is answered below, not logged
-            [made] = forecast(bundle, bars, tuple(wanted.horizons or ()))
+            made, _ = forecast_stocks(bundle, wanted.stocks, wanted.horizons)
     except BadInput as e:
         field, _, message = str(e).partition(": ")
         raise Invalid([(field, message)]) from None
-    if not all(np.isfinite([*f["quantiles"].values(), *f["prices"].values()]).all() for f in made["forecasts"]):
-        raise Invalid([("bars", "no finite forecast follows from these prices")])
-    return {"forecast_id": str(uuid4()), "ticker": made["ticker"], "origin": made["origin"],
-            "model": model_facts(bundle), "forecasts": made["forecasts"]}
+    for i, one in enumerate(made):
+        if not all(np.isfinite([*f["quantiles"].values(), *f["prices"].values()]).all() for f in one["forecasts"]):
+            raise Invalid([(f"series[{i}].bars" if wanted.several else "bars", "no finite forecast follows from these prices")])
+    answers = [{"forecast_id": str(uuid4()), "ticker": one["ticker"], "origin": one["origin"],
+                "model": model_facts(bundle), "forecasts": one["forecasts"]} for one in made]
+    return {"answers": answers} if wanted.several else answers[0]
 
 
 def _add_forecast(app: Flask, bundle: Bundle) -> None:
@@ -73,7 +73,7 @@ def _add_forecast(app: Flask, bundle: Bundle) -> None:
 
     @app.post("/v1/forecast")
     def forecast_route():
-        return answer(bundle, read_request(request))
+        return answer(bundle, read_request(request, latest_session(bundle.manifest["as_of"])))
 
 
 def _add_status(app: Flask, bundle: Bundle) -> None:

@@ -3,26 +3,28 @@
 import json
 from datetime import UTC, date, datetime
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 from flask import Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
-from stockml.features import MIN_BARS
+from stockml.features import MIN_BARS, History, histories
 from stockml.schema import MAX_PRICE, check_bars
 
 from .problems import MAX_TEXT, Invalid
 
 MAX_BODY = 8 * 2**20  # bytes; more than a century of daily bars with every field
-MAX_BARS = 50_000
+MAX_BARS = 50_000  # of one stock
+MAX_SERIES = 100
 MAX_KEYS = 16  # of one JSON object; we know fewer, and a million wrong ones would make a million complaints
 MAX_VOLUME = 1e15  # shares a day: above every real one, and a whole number in a float
 
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 Price = Annotated[float, Field(gt=0, le=MAX_PRICE)]
 Volume = Annotated[float, Field(ge=0, le=MAX_VOLUME)]
+Horizons = Annotated[list[int], Field(min_length=1, max_length=100)] | None
 MESSAGES = {"string_pattern_mismatch": "not a date (YYYY-MM-DD)", "extra_forbidden": "unknown field",
             "model_type": "must be a JSON object"}
 
@@ -43,44 +45,77 @@ class Bar(Strict):
     volume: Volume | None = None
 
 
-class ForecastRequest(Strict):
-    "One stock's history up to the origin, oldest first; all horizons of the model unless some are named."
+class Series(Strict):
+    "One stock's history up to the origin, oldest first."
     ticker: Annotated[str, Field(max_length=15)]
     bars: Annotated[list[Bar], Field(min_length=MIN_BARS, max_length=MAX_BARS), FailFast()]
-    horizons: Annotated[list[int], Field(min_length=1, max_length=100)] | None = None
 
 
-def read_request(request: Request) -> ForecastRequest:
-    "The body of a request. 415 and 400 where it is no JSON, 413 where it is too long, 422 where a field is wrong."
+class ForecastRequest(Series):
+    "All horizons of the model unless some are named."
+    horizons: Horizons = None
+
+
+class BatchRequest(Strict):
+    "Several stocks at once. Five or more that trade on the same days are a market, and are forecast as one."
+    series: Annotated[list[Series], Field(min_length=1, max_length=MAX_SERIES), FailFast()]
+    horizons: Horizons = None
+
+
+class Wanted(NamedTuple):
+    "A valid request."
+    stocks: list[History]
+    horizons: tuple[int, ...] | None  # None = all that the model knows
+    several: bool  # a batch was sent, and a batch is the answer
+
+
+def read_request(request: Request, latest: date) -> Wanted:
+    """What a request wants; no bar is later than `latest`.
+
+    415 and 400 where it is no JSON, 413 where it is too long, 422 where a field is wrong.
+    """
     if not request.is_json:
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
-    data = request.get_data(cache=False)
+    data = request.get_data(cache=True)
     if len(data) >= MAX_BODY:  # a body that comes in chunks, its length untold, is cut there without a word
         raise RequestEntityTooLarge
     try:
         values = json.loads(data, object_pairs_hook=_object)
     except (ValueError, RecursionError) as e:
         raise BadRequest(f"not JSON: {str(e)[:MAX_TEXT]}") from None
+    several = isinstance(values, dict) and "series" in values
     try:
-        return ForecastRequest.model_validate(values)
+        wanted = (BatchRequest if several else ForecastRequest).model_validate(values)
     except ValidationError as e:
         raise Invalid([_complaint(**c) for c in e.errors(include_url=False, include_context=False)]) from None
-
-
-def to_bars(wanted: ForecastRequest, latest: date) -> pd.DataFrame:
-    "The bars of a request, valid by the store's contract and in order; none after `latest`."
-    _check_order(wanted.bars)
-    raw = pd.DataFrame(map(vars, wanted.bars)).assign(ticker=wanted.ticker)
-    # A column of nothing but nulls was not sent: without an adj_close, the close stands in for it.
-    bars, rejected = check_bars(raw.dropna(axis="columns", how="all"), latest)
-    if len(rejected):
-        raise Invalid(list(dict.fromkeys(_blame(row, reason) for row, reason in rejected["reason"].items())))
-    return bars
+    named = {f"series[{i}].": s for i, s in enumerate(wanted.series)} if several else {"": wanted}
+    stocks = [_history(s, latest, field) for field, s in named.items()]
+    _check_different(stocks)
+    return Wanted(stocks, tuple(wanted.horizons) if wanted.horizons else None, several)
 
 
 def latest_session(as_of: str) -> date:
     "No bar is later than today, or than the last one the model knows if this machine's clock is behind that."
     return max(datetime.now(UTC).date(), date.fromisoformat(as_of))
+
+
+def _history(series: Series, latest: date, field: str) -> History:
+    "The bars of one stock, valid by the store's contract and in order; `field` is where they stand in the request."
+    _check_order(series.bars, field)
+    raw = pd.DataFrame(map(vars, series.bars)).assign(ticker=series.ticker)
+    # A column of nothing but nulls was not sent: without an adj_close, the close stands in for it.
+    bars, rejected = check_bars(raw.dropna(axis="columns", how="all"), latest)
+    if len(rejected):
+        raise Invalid(list(dict.fromkeys(_blame(row, reason, field) for row, reason in rejected["reason"].items())))
+    return histories(bars)[0]
+
+
+def _check_different(stocks: list[History]) -> None:
+    "Each ticker comes once."
+    seen: dict[str, int] = {}
+    for i, stock in enumerate(stocks):
+        if (first := seen.setdefault(stock.ticker, i)) != i:
+            raise Invalid([(f"series[{i}].ticker", f"{stock.ticker} is series[{first}] already")])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,17 +135,17 @@ def _complaint(loc: tuple[str | int, ...], type: str, msg: str, **_) -> tuple[st
     return field or "body", MESSAGES.get(type, msg)
 
 
-def _check_order(bars: list[Bar]) -> None:
+def _check_order(bars: list[Bar], field: str) -> None:
     "Dates ascend. ISO dates compare as text."
     for i, (before, bar) in enumerate(pairwise(bars), start=1):
         if bar.date <= before.date:
             what = "the same date as" if bar.date == before.date else "earlier than"
-            raise Invalid([(f"bars[{i}].date", f"{bar.date} is {what} bars[{i - 1}]: one bar a date, oldest first")])
+            raise Invalid([(f"{field}bars[{i}].date", f"{bar.date} is {what} bars[{i - 1}]: one bar a date, oldest first")])
 
 
-def _blame(row: int, reason: str) -> tuple[str, str]:
+def _blame(row: int, reason: str, field: str) -> tuple[str, str]:
     'The schema\'s reason for a row as (field, message): "close: 0.0 must be above zero" blames bars[row].close.'
     column, colon, message = reason.partition(": ")
     if not colon:
-        return f"bars[{row}]", reason
-    return "ticker" if column == "ticker" else f"bars[{row}].{column}", message
+        return f"{field}bars[{row}]", reason
+    return f"{field}ticker" if column == "ticker" else f"{field}bars[{row}].{column}", message

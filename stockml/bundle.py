@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'Quantiles', 'BOOSTER', 'CURE', 'Bundle', 'Manifest', 'digest', 'write_manifest', 'whole_folder',
-           'save_bundle', 'move_folder', 'load_bundle', 'forecast', 'last_scales']
+           'save_bundle', 'move_folder', 'load_bundle', 'forecast', 'forecast_stocks', 'last_scales']
 
 # %% ../nbs/12_bundle.ipynb #470ede5e
 import hashlib
@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .baselines import Forecaster
 from .config import BadInput, Horizons, StockmlError, first_error
-from .features import MIN_BARS, make_features
+from .features import MIN_BARS, History, as_bars, make_features
 from .files import plain, read_json, sha256, sync, write_json
 from .forecaster import MODELS, XgbScale
 from .prices import session_after
@@ -251,6 +251,17 @@ def forecast(
     return [_answer(bundle, (str(row.ticker), row.date.date(), float(closes[row.ticker])), view,
                     {name: s[i] for name, s in scales.items()}, horizons)
             for i, (row, view) in enumerate(zip(last[["ticker", "date"]].itertuples(), views, strict=True))]
+
+# %% ../nbs/12_bundle.ipynb #d761b5a8
+def forecast_stocks(
+    bundle: Bundle,
+    stocks: list[History], # valid bars of one or more stocks, each ticker once
+    horizons: tuple[int, ...] | None = None, # sessions; None = all that the model knows
+) -> tuple[list[dict[str, Any]], pd.DataFrame]: # as of `forecast`; the features that they came from, a row a stock
+    "Forecast from the last bar of every stock. `BadInput` for unknown horizons or too short histories."
+    bars = as_bars(stocks)
+    answers, features = forecast(bundle, bars, horizons), make_features(bars)
+    return answers, features.groupby("ticker", sort=False).tail(1)[["ticker", *bundle.manifest["features"]]]
 
 # %% ../nbs/12_bundle.ipynb #335f89ed
 def last_scales(
