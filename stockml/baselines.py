@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from .features import ROOT_HALF_PI
+from .features import ROOT_HALF_PI, Rows, column, columns
 
 # %% ../nbs/08_baselines.ipynb #8827200c
 class Forecaster(Protocol):
@@ -28,8 +28,8 @@ class Forecaster(Protocol):
     def fit(self, features: pd.DataFrame, targets: pd.DataFrame, horizons: tuple[int, ...]) -> "Forecaster":
         "Learn from features and known targets (`targets.known`), row by row."
 
-    def scale(self, features: pd.DataFrame) -> np.ndarray:
-        "Scales (n, horizons) of the log-return; NaN where a row has too little history."
+    def scale(self, features: pd.DataFrame | Rows) -> np.ndarray:
+        "Scales (n, horizons) of the log-return; NaN where a row has too little history. A recursive model takes no `Rows`."
 
     def state(self) -> dict[str, np.ndarray]:
         "What `fit` has learned, as arrays."
@@ -61,7 +61,7 @@ class RandomWalk(Classical):
     name, window = "random_walk", 10**6 # more sessions than there are: all of them
 
     def scale(self, features):
-        return np.tile(np.sqrt(self.horizons), (len(features), 1))
+        return np.tile(np.sqrt(self.horizons), (len(column(features, "v_all")), 1))
 
 # %% ../nbs/08_baselines.ipynb #0ae8999a
 class Historical(RandomWalk):
@@ -74,10 +74,10 @@ WILD = 25. # a move of so many long-run levels counts as this many: one day must
 
 
 def long_run(
-    features: pd.DataFrame, # with v_all
+    features: pd.DataFrame | Rows, # with v_all
 ) -> np.ndarray: # (n,) per day, NaN before 22 returns
     "The long-run volatility of each row's stock, guarded against a price that stands still."
-    return np.maximum(features["v_all"].to_numpy(float), QUIET)
+    return np.maximum(column(features, "v_all"), QUIET)
 
 # %% ../nbs/08_baselines.ipynb #f9eaa03a
 class Ewma(Classical):
@@ -87,7 +87,7 @@ class Ewma(Classical):
         self.decay, self.name = decay, f"ewma{decay}"
 
     def scale(self, features):
-        daily = np.maximum(features[f"v_ewma{self.decay}"].to_numpy(float), .1 * long_run(features))
+        daily = np.maximum(column(features, f"v_ewma{self.decay}"), .1 * long_run(features))
         return daily[:, None] * np.sqrt(self.horizons)
 
 # %% ../nbs/08_baselines.ipynb #8f56d544
@@ -96,15 +96,15 @@ HAR_MARKET = ["m_stress1", "m_stress5", "m_stress22"]
 
 
 def har_design(
-    features: pd.DataFrame, # from `make_features`
+    features: pd.DataFrame | Rows, # from `make_features`
     market: bool, # with the market's stress
 ) -> tuple[np.ndarray, np.ndarray]: # (n, terms), the constant first; (n,) long-run level per day
     "HAR's regressors relative to the long-run level."
     level = long_run(features)
-    own = features[HAR_OWN].to_numpy(float)
+    own = columns(features, HAR_OWN)
     own = np.where(np.isnan(own), level[:, None], own) / level[:, None] # a window that is not there: the long run
     parts = [np.ones((len(level), 1)), own]
-    return np.hstack([*parts, features[HAR_MARKET].to_numpy(float)] if market else parts), level
+    return np.hstack([*parts, columns(features, HAR_MARKET)] if market else parts), level
 
 # %% ../nbs/08_baselines.ipynb #80b3c947
 class Har(Classical):

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ import xgboost as xgb
 
 from .baselines import Ewma, Forecaster, Har, Historical, RandomWalk, long_run
 from .config import BadInput
-from .features import FLOOR, GJR, feature_columns
+from .features import FLOOR, GJR, Rows, column, columns, feature_columns
 from .garch import Garch, summed
 
 # %% ../nbs/10_forecaster.ipynb #a767bbe7
@@ -70,18 +70,23 @@ def make_goal(
 
 # %% ../nbs/10_forecaster.ipynb #224ee0fb
 def design(
-    features: pd.DataFrame, # from `make_features`
+    features: pd.DataFrame | Rows, # from `make_features`
     base: np.ndarray, # (n,) base volatility per day
 ) -> np.ndarray: # float32 (n, features)
     "What the trees see."
     names = feature_columns(features)
-    x = features[names].to_numpy(np.float32, copy=True)
+    x = features.values.copy() if isinstance(features, Rows) else columns(features, names, np.float32)
     base = base.astype(np.float32)[:, None]
-    vol = [i for i, n in enumerate(names) if n.startswith(("v_", "m_v_"))]
-    ret = [i for i, n in enumerate(names) if n.startswith("r_")]
+    vol, ret = _kinds(tuple(names))
     x[:, vol] = np.log(np.maximum(x[:, vol], np.float32(FLOOR)) / base)
     x[:, ret] /= base
     return x
+
+
+@cache
+def _kinds(names: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    "Which features are volatilities, and which are returns."
+    return [i for i, n in enumerate(names) if n.startswith(("v_", "m_v_"))], [i for i, n in enumerate(names) if n.startswith("r_")]
 
 # %% ../nbs/10_forecaster.ipynb #77aa2673
 def hidden_blocks(
@@ -131,11 +136,11 @@ def train_trees(
 # %% ../nbs/10_forecaster.ipynb #398f234f
 def base_scales(
     har: Har, # fitted
-    features: pd.DataFrame, # ticker, date, features
+    features: pd.DataFrame | Rows,
 ) -> np.ndarray: # (n, horizons) of the log-return
     "The geometric mean of HAR, which is quick, and GJR, which knows where volatility returns to."
     level, (alpha, gamma, beta) = long_run(features), GJR
-    daily = np.maximum(features["v_gjr"].to_numpy(float), .1 * level)
+    daily = np.maximum(column(features, "v_gjr"), .1 * level)
     gjr = summed(daily**2, level**2, alpha + gamma / 2 + beta, har.horizons)
     return np.sqrt(har.scale(features) * np.sqrt(gjr))
 
@@ -156,16 +161,16 @@ def grown(
 
 
 def old_enough(
-    features: pd.DataFrame, # from `make_features`
+    features: pd.DataFrame | Rows, # from `make_features`
 ) -> np.ndarray: # bool (n,)
     "Rows with `MIN_BARS` bars up to them: those that have a `v_sd132`."
-    return features["v_sd132"].notna().to_numpy()
+    return ~np.isnan(column(features, "v_sd132"))
 
 
 def corrected_scale(
     booster: xgb.Booster, # from `train_trees`
     har: Har, # fitted
-    features: pd.DataFrame, # ticker, date, features in training order
+    features: pd.DataFrame | Rows, # in training order
 ) -> np.ndarray: # (n, horizons); NaN where the history is shorter than MIN_BARS
     "The base scale times the trees' correction."
     base, k = base_scales(har, features), len(grown(har.horizons))

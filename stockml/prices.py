@@ -9,7 +9,7 @@ __all__ = ['GAP', 'STILL', 'NAMELESS', 'CURES', 'read_bars', 'Upsert', 'write_ba
 # %% ../nbs/03_prices.ipynb #5ee723c1
 from collections.abc import Callable
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +97,7 @@ def sessions(
     return _nyse(min(start.year, 1960), end.year // 10 * 10 + 10).sessions_in_range(start, end).as_unit("ms").rename("date")
 
 
+@lru_cache(10_000) # a service is asked for the same days again and again
 def session_after(
     origin: date, # a session, or any date
     horizon: int, # sessions, >= 1

@@ -7,7 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from stockml.features import FLOOR, GJR, MARKET_NAMES, MIN_BARS, WEEKS, feature_columns, make_features, market_features
+from stockml.features import (
+    FLOOR,
+    GJR,
+    MARKET_NAMES,
+    MIN_BARS,
+    WEEKS,
+    as_bars,
+    column,
+    columns,
+    feature_columns,
+    histories,
+    make_features,
+    market_features,
+    newest_features,
+)
 from stockml.schema import check_bars
 
 CUTS = ["1996-01-02", "1996-01-03", "1996-04-08", "1998-08-31", "2000-09-29", "2003-12-30"]
@@ -93,6 +107,36 @@ def test_one_row_per_bar_in_order(panel, features):
     old = features[features.groupby("ticker").cumcount() >= 400]
     range_and_volume = old.columns[old.columns.str.startswith(("v_range", "v_night", "volume"))]
     assert old.drop(columns=range_and_volume).notna().all().all() and old[old["ticker"] == "AAPL"].notna().all().all()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_newest_row_is_the_last_of_all_rows_bit_by_bit(panel, view):
+    for day in ("1996-06-03", "1999-01-15", "2003-12-30"):
+        bars = until(VIEWS[view](panel), day)
+        rows, table = newest_features(histories(bars)), make_features(bars).groupby("ticker").tail(1)
+        np.testing.assert_array_equal(rows.values, table[list(rows.names)].to_numpy())
+
+
+def test_the_newest_rows_come_in_the_order_of_the_stocks(panel):
+    stocks = histories(until(panel, "2001-05-31"))
+    stocks[1] = type(stocks[1])(stocks[1].ticker, *(x[-300:] for x in stocks[1][1:]))  # of fewer days than the others
+    one_way, other = newest_features(stocks), newest_features(stocks[::-1])
+    np.testing.assert_array_equal(one_way.values, other.values[::-1])
+    assert one_way.values[0, one_way.names.index("m_r")] != 0
+
+
+def test_histories_are_the_bars(panel):
+    odd = patchy(staggered(panel))
+    assert_frame_equal(as_bars(histories(odd)), odd)
+    assert histories(odd[:0]) == [] and [s.ticker for s in histories(odd[::-1])][0] == odd["ticker"].iloc[-1]
+
+
+def test_columns_of_rows_and_of_tables_are_the_same(panel):
+    rows, table = newest_features(histories(panel)), make_features(panel).groupby("ticker").tail(1)
+    names = ["m_r", "v_all", "weekday"]
+    np.testing.assert_array_equal(columns(rows, names), columns(table, names))
+    np.testing.assert_array_equal(column(rows, "v_all"), column(table, "v_all"))
+    assert feature_columns(rows) == feature_columns(table)
 
 
 def test_own_features_do_not_depend_on_the_other_stocks(panel, features):
@@ -221,8 +265,8 @@ def test_the_market_by_hand():
     dates = pd.bdate_range("2000-01-03", periods=60)
     wide = pd.DataFrame(rng.normal(0, .01, (60, MARKET_NAMES)), dates, list("ABCDE"))
     wide.loc[dates[7], "A"] = np.nan  # that day there is no market
-    market = market_features(wide, wide * 0 + .01)
-    assert dates[7] not in market.index and len(market) == 59
+    market = pd.DataFrame(market_features(wide.T.to_numpy(), np.full((MARKET_NAMES, 60), .01), np.arange(60)), dates)
+    assert market.loc[dates[7]].isna().all() and market["m_v_abs1"].notna().sum() == 59
     mean = wide.mean(axis=1).drop(dates[7])
     assert market["m_v_abs5"].iloc[-1] == pytest.approx(np.sqrt(np.pi / 2) * mean.abs()[-5:].mean(), rel=1e-5)
     assert market["m_v_spread1"].iloc[-1] == pytest.approx(wide.iloc[-1].std(), rel=1e-5)
