@@ -11,15 +11,16 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 from stockml.features import MIN_BARS, History, histories
+from stockml.prices import no_history
 from stockml.schema import MAX_PRICE, check_bars
 
 from .problems import MAX_TEXT, Invalid
+from .quick import MAX_VOLUME, quick
 
 MAX_BODY = 8 * 2**20  # bytes; more than a century of daily bars with every field
 MAX_BARS = 50_000  # of one stock
 MAX_SERIES = 100
 MAX_KEYS = 16  # of one JSON object; we know fewer, and a million wrong ones would make a million complaints
-MAX_VOLUME = 1e15  # shares a day: above every real one, and a whole number in a float
 
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 Price = Annotated[float, Field(gt=0, le=MAX_PRICE)]
@@ -79,6 +80,14 @@ def read_request(request: Request, latest: date) -> Wanted:
     data = request.get_data(cache=True)
     if len(data) >= MAX_BODY:  # a body that comes in chunks, its length untold, is cut there without a word
         raise RequestEntityTooLarge
+    if found := quick(data, latest):
+        stocks, horizons, several = found
+        return _wanted(stocks, horizons, several)
+    return _read_slowly(data, latest)
+
+
+def _read_slowly(data: bytes, latest: date) -> Wanted:
+    "The same for whatever is not plainly right: usually it says why not."
     try:
         values = json.loads(data, object_pairs_hook=_object)
     except (ValueError, RecursionError) as e:
@@ -91,7 +100,11 @@ def read_request(request: Request, latest: date) -> Wanted:
     named = {f"series[{i}].": s for i, s in enumerate(wanted.series)} if several else {"": wanted}
     stocks = [_history(s, latest, field) for field, s in named.items()]
     _check_different(stocks)
-    return Wanted(stocks, tuple(wanted.horizons) if wanted.horizons else None, several)
+    return _wanted(stocks, wanted.horizons, several)
+
+
+def _wanted(stocks: list[History], horizons: list[int] | None, several: bool) -> Wanted:
+    return Wanted(stocks, tuple(horizons) if horizons else None, several)
 
 
 def latest_session(as_of: str) -> date:
@@ -107,6 +120,8 @@ def _history(series: Series, latest: date, field: str) -> History:
     bars, rejected = check_bars(raw.dropna(axis="columns", how="all"), latest)
     if len(rejected):
         raise Invalid(list(dict.fromkeys(_blame(row, reason, field) for row, reason in rejected["reason"].items())))
+    if why := no_history(bars, MIN_BARS):
+        raise Invalid([(f"{field}bars", *why.values())])
     return histories(bars)[0]
 
 

@@ -128,7 +128,7 @@ def test_the_newest_rows_come_in_the_order_of_the_stocks(panel):
 def test_histories_are_the_bars(panel):
     odd = patchy(staggered(panel))
     assert_frame_equal(as_bars(histories(odd)), odd)
-    assert histories(odd[:0]) == [] and [s.ticker for s in histories(odd[::-1])][0] == odd["ticker"].iloc[-1]
+    assert histories(odd[:0]) == [] and next(s.ticker for s in histories(odd[::-1])) == odd["ticker"].iloc[-1]
 
 
 def test_columns_of_rows_and_of_tables_are_the_same(panel):

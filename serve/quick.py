@@ -1,0 +1,130 @@
+"""What is plainly right is read in no time; everything else `body` reads slowly, and says what is wrong with it.
+
+A forecast takes a millisecond. To check each of 300 bars as pydantic and the store's contract do takes thirty. So a request is first
+held against the same contract column by column. That must never be more lenient: a test holds both against the same spoiled requests.
+"""
+
+import re
+from datetime import date
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+
+from stockml.features import MIN_BARS, History
+from stockml.prices import GAP, STILL
+from stockml.schema import MAX_PRICE
+
+MAX_VOLUME = 1e15  # shares a day: above every real one, and a whole number in a float
+PRICES = ("open", "high", "low", "close", "adj_close")
+OPTIONAL = ("open", "high", "low", "adj_close", "volume")
+TICKER = re.compile(r"[A-Z0-9^][A-Z0-9.\-^=]{0,14}", re.ASCII)
+FIRST = np.datetime64("1900-01-01")
+DIGITS = [0, 1, 2, 3, 5, 6, 8, 9]  # of YYYY-MM-DD
+
+
+class Bar(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    "As `body.Bar`."
+    date: str
+    close: float
+    open: float | None = None
+    high: float | None = None
+    low: float | None = None
+    adj_close: float | None = None
+    volume: float | None = None
+
+
+class Series(msgspec.Struct, forbid_unknown_fields=True):
+    "As `body.Series`."
+    ticker: str
+    bars: list[Bar]
+
+
+class ForecastRequest(Series):
+    "As `body.ForecastRequest`."
+    horizons: list[int] | None = None
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    "As `body.BatchRequest`."
+    series: list[Series]
+    horizons: list[int] | None = None
+
+
+ONE, MANY = msgspec.json.Decoder(ForecastRequest), msgspec.json.Decoder(BatchRequest)
+
+
+def quick(data: bytes, latest: date) -> tuple[list[History], list[int] | None, bool] | None:
+    "Stocks, horizons and whether it is a batch; None = not plainly right."
+    try:
+        several = b'"series"' in data
+        wanted = (MANY if several else ONE).decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    found = [_history(s, np.datetime64(latest)) for s in (wanted.series if several else [wanted])]
+    if not found or None in found or wanted.horizons == []:
+        return None
+    stocks, texts = zip(*found, strict=True)
+    expected = sum(texts) + several + (wanted.horizons is not None)
+    if data.count(b'"') != 2 * expected:  # a key twice, of which one value would be lost unseen
+        return None
+    return (list(stocks), wanted.horizons, several) if len({s.ticker for s in stocks}) == len(stocks) else None
+
+
+def _history(series: Series, latest: np.datetime64) -> tuple[History, int] | None:
+    "The bars of one stock, and how many texts they are in JSON, keys among them; None = not plainly right."
+    bars, n = series.bars, len(series.bars)
+    if n < MIN_BARS or not TICKER.fullmatch(series.ticker):
+        return None
+    dates = _dates([b.date for b in bars])
+    if dates is None or dates[0] < FIRST or dates[-1] > latest:
+        return None
+    steps = np.diff(dates).astype(int)
+    if steps.min() < 1 or steps.max() > GAP:  # in days: so many sessions are more
+        return None
+    unknown = np.full(n, np.nan)
+    # What the first bar does not have, none has: the count of texts in the request would tell.
+    columns = {c: np.array([getattr(b, c) for b in bars], float) for c in OPTIONAL if getattr(bars[0], c) is not None}
+    columns["close"] = np.array([b.close for b in bars])
+    adj_close = columns.get("adj_close", columns["close"])
+    moves = np.count_nonzero(adj_close[1:] != adj_close[:-1])
+    if np.isnan(adj_close).any() or moves < STILL * (n - 1) or not _fits(columns):
+        return None
+    found = {"adj_close": adj_close, **columns}
+    if "volume" in found:
+        found["volume"] = np.round(found["volume"])
+    texts = 3 + 2 * n + sum(n - np.count_nonzero(np.isnan(x)) for x in columns.values())
+    return History(series.ticker, dates, *(found.get(c, unknown) for c in (*PRICES, "volume"))), texts
+
+
+def _dates(texts: list[str]) -> np.ndarray | None:
+    "YYYY-MM-DD, all of them, as datetime64[D]."
+    joined = "".join(texts)
+    return _parsed(joined) if len(joined) == 10 * len(texts) and joined.isascii() else None
+
+
+@lru_cache(8)  # stocks of one market have their days in common
+def _parsed(joined: str) -> np.ndarray | None:
+    raw = np.frombuffer(joined.encode(), np.uint8).reshape(-1, 10)
+    digits = raw[:, DIGITS]
+    if not ((raw[:, [4, 7]] == ord("-")).all() and (digits >= ord("0")).all() and (digits <= ord("9")).all()):
+        return None
+    try:
+        dates = raw.view("S10")[:, 0].astype("datetime64[D]")
+    except ValueError:  # the 31st of April
+        return None
+    dates.flags.writeable = False
+    return dates
+
+
+def _fits(columns: dict[str, np.ndarray]) -> bool:
+    "Are prices and volumes possible, and does each day's range hold its open and close?"
+    for name, x in columns.items():
+        wrong = (x < 0) | (x > MAX_VOLUME) if name == "volume" else (x <= 0) | (x > MAX_PRICE)  # NaN is neither
+        if wrong.any():
+            return False
+    close, slack = columns["close"], 1e-4
+    opened = columns.get("open", close)
+    if "low" in columns and (columns["low"] > np.fmin(opened, close) * (1 + slack)).any():
+        return False
+    return not ("high" in columns and (columns["high"] < np.fmax(opened, close) * (1 - slack)).any())
