@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui readme bench lock clean
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui readme bench quality latency image image-test push release deploy k8s-test \
+	lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.done ## make .venv from requirements.lock (done by the others when needed)
 
@@ -57,8 +58,41 @@ readme: run ## README.md from nbs/index.ipynb and the last run
 bench: setup ## measure speed and size into docs/PERFORMANCE.md
 	python docs/bench.py $(if $(WHOLE),--whole)
 
-lock: setup ## resolve requirements.lock anew from settings.ini
+quality: run ## has the gate let this champion through? its numbers
+	python .ci/quality.py
+
+latency: run ## is a prediction fast enough, beside a bare endpoint in the same run?
+	python docs/latency.py
+
+image: setup ## the service with the champion as a container image; BASE_IMAGE=... differs from python:3.12-slim
+	@python .ci/image.py build
+
+image-test: image ## run that image as in production and test it over HTTP
+	IMAGE=$${IMAGE:-stockml:latest} pytest -p no:cacheprovider tests/image
+
+push: setup ## push the image to REGISTRY=host:port; logs in first if REGISTRY_USER and REGISTRY_PASSWORD are set
+	@python .ci/image.py push '$(REGISTRY)'
+
+# One after the other, each only if all before passed; a recipe, since `make -j` would run prerequisites side by side.
+release: setup ## every gate, then push to REGISTRY=host:port
+	@test -n '$(REGISTRY)' || { echo "make release needs REGISTRY=host:port" >&2; exit 2; }
+	$(MAKE) lint
+	$(MAKE) unit notebooks
+	$(MAKE) quality
+	$(MAKE) latency
+	$(MAKE) image
+	$(MAKE) image-test
+	$(MAKE) push
+
+deploy: ## apply IMAGE=host:port/stockml@sha256:... to the cluster of KUBECONFIG; OVERLAY=local, cloud or edge; undone if it fails
+	@.ci/deploy '$(IMAGE)' '$(OVERLAY)'
+
+k8s-test: setup ## roll the image out on the cluster of KUBECONFIG, for real; needs IMAGE that its nodes can pull
+	pytest -p no:cacheprovider tests/k8s
+
+lock: setup ## resolve requirements.lock anew from settings.ini, and with its versions the image's from serve/requirements.in
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --quiet setup.py --output-file requirements.lock
+	@sed -n 's/^xgboost==\([^\]*\).*/xgboost-cpu==\1/p' requirements.lock | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --constraint requirements.lock --constraint - serve/requirements.in --output-file serve/requirements.lock
 
 clean: ## remove what runs produce, keep the environment and DVC's cache
 	rm -rf data models runs reports metrics mlflow.db* mlartifacts .pytest_cache .ruff_cache .hypothesis .coverage
