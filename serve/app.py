@@ -1,89 +1,98 @@
 "The forecast service: `gunicorn -c serve/gunicorn.conf.py 'serve.app:create_app()'`, from the root of the project."
 
-import os
-from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
-import numpy as np
-from flask import Flask, request
+import msgspec
+from flask import Flask, Response, g, request
+from prometheus_client import CONTENT_TYPE_LATEST
+from werkzeug.exceptions import ServiceUnavailable
 
 from stockml import __version__
-from stockml.bundle import Bundle, forecast_stocks, load_bundle
-from stockml.config import BadInput, project_root
-from stockml.features import MIN_BARS, History
-from stockml.forecaster import XgbScale
 
-from .body import MAX_BODY, Wanted, latest_session, read_request
-from .problems import Invalid, add_problems
+from .access import Access
+from .body import MAX_BODY, latest_session, read_request
+from .forecasts import make
+from .metrics import exposition
+from .model import Holder, model_folder
+from .observe import add_observation, observe_forecasts
+from .openapi import document
+from .pages import add_pages
+from .problems import add_problems
+
+encode = msgspec.json.Encoder().encode  # strict: what is not known is null
 
 
 def create_app(folder: Path | None = None) -> Flask:
     "The service around the bundle in `folder` (None: `model_folder()`). `BadInput` refuses a damaged one."
-    bundle = load_bundle(folder or model_folder())
-    warm_up(bundle)
+    holder, access = Holder(folder or model_folder()), Access.from_environment()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.json.sort_keys = False  # quantiles in their own order
+    app.extensions["stockml"] = holder
+    app.extensions["stockml.looks"] = (holder.look, access.look)  # what `watch` looks after
+    add_observation(app)
     add_problems(app)
-    _add_forecast(app, bundle)
-    _add_status(app, bundle)
+    add_pages(app)
+    _add_forecast(app, holder, access)
+    _add_status(app, holder)
+    _add_facts(app, holder, access)
     return app
 
 
-def model_folder() -> Path:
-    "Where the served bundle stands: STOCKML_MODEL, else the project's champion."
-    return Path(os.environ.get("STOCKML_MODEL") or project_root() / "models/champion")
-
-
-def warm_up(bundle: Bundle) -> None:
-    "One forecast of a made-up stock: lazy imports and calendars take a second here, not later. `BadInput` if it fails."
-    days = np.arange(MIN_BARS) + np.datetime64(datetime.now(UTC).date()) - MIN_BARS
-    close, unknown = 100. + np.arange(MIN_BARS) % 2, np.full(MIN_BARS, np.nan)
-    try:
-        answer(bundle, Wanted([History("WARM", days, unknown, unknown, unknown, close, close, unknown)], None, False))
-    except Invalid as e:
-        raise BadInput(f"the bundle cannot forecast ({e.description}): train again on longer histories") from None
-
-
-def model_facts(bundle: Bundle) -> dict[str, str]:
-    "The name under which the model's forecasts are kept everywhere, and which files exactly it is."
-    return {"name": bundle.manifest.get("name", XgbScale.name), "version": bundle.version}
-
-
-def answer(bundle: Bundle, wanted: Wanted) -> dict[str, Any]:
-    "The forecasts that a valid request gets, each with an id of its own. `Invalid` names the field at fault."
-    try:
-        with np.errstate(all="ignore"):  # absurd prices overflow; that is answered below, not logged
-            made, _ = forecast_stocks(bundle, wanted.stocks, wanted.horizons)
-    except BadInput as e:
-        field, _, message = str(e).partition(": ")
-        raise Invalid([(field, message)]) from None
-    for i, one in enumerate(made):
-        if not all(np.isfinite([*f["quantiles"].values(), *f["prices"].values()]).all() for f in one["forecasts"]):
-            raise Invalid([(f"series[{i}].bars" if wanted.several else "bars", "no finite forecast follows from these prices")])
-    answers = [{"forecast_id": str(uuid4()), "ticker": one["ticker"], "origin": one["origin"],
-                "model": model_facts(bundle), "forecasts": one["forecasts"]} for one in made]
-    return {"answers": answers} if wanted.several else answers[0]
-
-
-def _add_forecast(app: Flask, bundle: Bundle) -> None:
+def _add_forecast(app: Flask, holder: Holder, access: Access) -> None:
     "What the service is for."
 
-    @app.post("/v1/forecast")
-    def forecast_route():
-        return answer(bundle, read_request(request, latest_session(bundle.manifest["as_of"])))
+    @app.post("/v1/forecast", endpoint="forecast")
+    @app.post("/v1/explain", endpoint="explain")
+    def forecast() -> Response:
+        g.seen.caller = access.admit(request)
+        served = holder.served
+        if served is None:
+            raise ServiceUnavailable("no model is loaded yet", retry_after=1)
+        wanted = read_request(request, latest_session(served.bundle.manifest["as_of"]))
+        made = make(served, wanted, why=request.endpoint == "explain")
+        response = _json({"answers": made.answers} if wanted.several else made.answers[0])
+        if warning := observe_forecasts(wanted, made):
+            # 299, as Kubernetes does: 110 is about caches, and RFC 9111 has retired it.
+            response.headers["Warning"] = f'299 - "{warning}"'
+        return response
 
 
-def _add_status(app: Flask, bundle: Bundle) -> None:
-    "For those who run it: is it there, and what is it?"
+def _add_status(app: Flask, holder: Holder) -> None:
+    "For those who run it: is it there, may traffic come? Open to all: they tell nothing else."
 
     @app.get("/healthz")
-    def healthz():
-        return {"status": "ok"}
+    def healthz() -> Response:
+        return _json({"status": "ok"})
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        if not holder.ready:
+            raise ServiceUnavailable("told to end" if holder.draining else "no model is loaded yet", retry_after=1)
+        return _json({"status": "ready"})
+
+
+def _add_facts(app: Flask, holder: Holder, access: Access) -> None:
+    "What is served, how it fares, how to ask. Open to all who reach it, as is the page: none of it is a forecast."
 
     @app.get("/version")
-    def version():
-        known = {k: bundle.manifest.get(k) for k in ("as_of", "trained_at", "commit", "horizons")}
-        return {"package_version": __version__, "model": {**model_facts(bundle), **known}}
+    def version() -> Response:
+        manifest = holder.served.bundle.manifest
+        known = {k: manifest.get(k) for k in ("sha256", "as_of", "trained_at", "commit", "data_sha256", "horizons")}
+        return _json({"package_version": __version__, "model": {**holder.served.model, **known}})
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(exposition(holder.served), content_type=CONTENT_TYPE_LATEST)
+
+    @cache
+    def description() -> bytes:
+        return encode(document(keys=access.file is not None))
+
+    @app.get("/openapi.json", endpoint="openapi")
+    def openapi() -> Response:
+        return Response(description(), mimetype="application/json")
+
+
+def _json(value: object) -> Response:
+    return Response(encode(value), mimetype="application/json")

@@ -1,44 +1,61 @@
 "How the service runs: `gunicorn -c serve/gunicorn.conf.py 'serve.app:create_app()'`, from the root of the project."
 
+import gc
 import os
+import shutil
 import sys
+import tempfile
 
 # Requests are served side by side by workers and threads: maths libraries that start threads of their own would only
 # get in the way, and threads started before the fork would be missing after it. Read when NumPy and XGBoost load.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The workers count in files of their own here; read when prometheus_client loads. Made anew: counts begin with the server.
+COUNTS = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="stockml-")
 
-from gunicorn.arbiter import Arbiter
-from gunicorn.workers.gthread import ThreadWorker
+from prometheus_client.multiprocess import mark_process_dead
 
 from stockml.config import StockmlError
 
 
-class Worker(ThreadWorker):
-    "A worker that says in one line why it cannot start; the server then ends rather than try again for ever."
-
-    def load_wsgi(self):
-        try:
-            super().load_wsgi()
-        except StockmlError as e:
-            self.log.error("%s", e)
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-
 def on_starting(server) -> None:
-    "Refuse a bad bundle before a port is opened. Nothing of it is kept: each worker loads its own after the fork."
-    from serve.app import load_bundle, model_folder
+    "Refuse a bad bundle, or a door left open, before a port is opened. Of the bundle nothing is kept: each worker loads its own."
+    from serve.access import Access, check_door
+    from serve.model import load_bundle, model_folder
 
     try:
+        check_door(server.cfg.address, Access.from_environment())
         load_bundle(model_folder())
     except StockmlError as e:
         print(e, file=sys.stderr)
+        shutil.rmtree(COUNTS, ignore_errors=True)
         sys.exit(e.exit_code)
+    import serve.app  # noqa: F401 (once here instead of once in each worker: they have it from the fork)
+
+    gc.collect()
+    gc.freeze()  # what is here now stays: no worker looks through it again
+
+
+def post_worker_init(worker) -> None:
+    "The model stays too."
+    gc.collect()
+    gc.freeze()
+
+
+def child_exit(server, worker) -> None:
+    "A worker that is gone has no requests under way."
+    mark_process_dead(worker.pid, COUNTS)
+
+
+def on_exit(server) -> None:
+    "Leave nothing behind."
+    shutil.rmtree(COUNTS, ignore_errors=True)
 
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-worker_class = Worker
-threads = 4  # a slow client holds a thread, not a worker
+worker_class = "serve.worker.Worker"
+threads = 4  # each has a whole request; more would not compute faster
+worker_connections = 1000
 preload_app = False
 timeout = 30  # seconds without a sign of life
 graceful_timeout = 20  # seconds for requests under way when told to end; below Kubernetes' 30

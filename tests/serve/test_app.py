@@ -12,16 +12,19 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 import pytest
+from flask import Request
 from flask.testing import FlaskClient
 
 import serve.app
-from serve.app import create_app, model_folder
-from serve.body import MAX_BARS, MAX_BODY, ForecastRequest, latest_session, to_bars
+import serve.model
+from serve.app import create_app
+from serve.body import MAX_BARS, MAX_BODY, latest_session, read_request
+from serve.model import model_folder
 from stockml import __version__
 from stockml.bundle import forecast, load_bundle, write_manifest
 from stockml.config import BadInput
 from stockml.evaluate import seen_as
-from stockml.features import MIN_BARS, make_features
+from stockml.features import MIN_BARS, as_bars, make_features
 from stockml.files import read_json
 from stockml.forecaster import CLASSICAL, MODELS
 
@@ -79,7 +82,8 @@ def test_answer_is_the_librarys_own_forecast(client, good, bundle, apple):
 
 
 def test_bars_arrive_as_the_store_holds_them(good, apple):
-    bars = to_bars(ForecastRequest.model_validate(good), date(2003, 12, 31))
+    sent = Request.from_values(method="POST", json=good)
+    bars = as_bars(read_request(sent, date(2003, 12, 31)).stocks)
     pd.testing.assert_frame_equal(bars, apple)
     pd.testing.assert_frame_equal(make_features(bars), make_features(apple))
 
@@ -293,7 +297,7 @@ def test_our_own_faults_are_told_to_the_log_alone(client, good, monkeypatch, cap
     def fail(*_):
         raise RuntimeError("the secret")
 
-    monkeypatch.setattr(serve.app, "forecast", fail)
+    monkeypatch.setattr(serve.app, "make", fail)
     assert "secret" not in str(problem(post(client, good), 500))
     assert "the secret" in caplog.text
 
@@ -339,7 +343,7 @@ def test_a_bundle_that_forecasts_nothing_is_refused(bundle, bundle_folder, monke
     "As one is that was trained on histories too short for its longest horizon."
     nothing = {key: (pooled * np.nan, own) for key, (pooled, own) in bundle.quantiles.items()}
     blind = dataclasses.replace(bundle, quantiles=nothing)
-    monkeypatch.setattr(serve.app, "load_bundle", lambda _: blind)
+    monkeypatch.setattr(serve.model, "load_bundle", lambda _: blind)
     with pytest.raises(BadInput, match="the bundle cannot forecast"):
         create_app(bundle_folder)
 
