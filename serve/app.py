@@ -28,6 +28,7 @@ def create_app(folder: Path | None = None) -> Flask:
     holder, access = Holder(folder or model_folder()), Access.from_environment()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.url_map.merge_slashes = False  # an address is right or wrong; nobody is sent elsewhere
     app.extensions["stockml"] = holder
     app.extensions["stockml.looks"] = (holder.look, access.look)  # what `watch` looks after
     add_observation(app)
@@ -52,7 +53,7 @@ def _add_forecast(app: Flask, holder: Holder, access: Access) -> None:
         wanted = read_request(request, latest_session(served.bundle.manifest["as_of"]))
         made = make(served, wanted, why=request.endpoint == "explain")
         response = _json({"answers": made.answers} if wanted.several else made.answers[0])
-        if warning := observe_forecasts(wanted, made):
+        if warning := observe_forecasts(made.records):
             # 299, as Kubernetes does: 110 is about caches, and RFC 9111 has retired it.
             response.headers["Warning"] = f'299 - "{warning}"'
         return response

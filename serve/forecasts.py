@@ -3,6 +3,8 @@
 import hashlib
 import time
 from dataclasses import dataclass
+from itertools import chain
+from math import isfinite
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from stockml.bundle import Bundle, forecast_stocks
 from stockml.config import BadInput
-from stockml.features import History, Rows, as_bars, columns, make_features
+from stockml.features import History, Rows, as_bars, make_features
 from stockml.forecaster import XgbScale
 
 from .body import Wanted
@@ -45,7 +47,7 @@ def make(served: Served, wanted: Wanted, why: bool = False) -> Made:
         field, _, message = str(e).partition(": ")
         raise Invalid([(field, message)]) from None
     answers, records = [], []
-    for i, (stock, one, known) in enumerate(zip(wanted.stocks, made, _feature_rows(served.bundle, features), strict=True)):
+    for i, (stock, one, known) in enumerate(zip(wanted.stocks, made, _feature_rows(features), strict=True)):
         _check_finite(one, f"series[{i}].bars" if wanted.several else "bars")
         answers.append({"forecast_id": str(uuid4()), "ticker": one["ticker"], "origin": one["origin"], "model": served.model,
                         "forecasts": [f | reasons[stock.ticker, f["horizon"]] for f in one["forecasts"]] if why else one["forecasts"]})
@@ -56,14 +58,13 @@ def make(served: Served, wanted: Wanted, why: bool = False) -> Made:
 
 def _check_finite(one: dict[str, Any], field: str) -> None:
     "`Invalid` blames the bars that no finite forecast follows from."
-    if not all(np.isfinite([*f["quantiles"].values(), *f["prices"].values()]).all() for f in one["forecasts"]):
+    if not all(map(isfinite, chain.from_iterable((*f["quantiles"].values(), *f["prices"].values()) for f in one["forecasts"]))):
         raise Invalid([(field, "no finite forecast follows from these prices")])
 
 
-def _feature_rows(bundle: Bundle, features: Rows) -> list[dict[str, float]]:
+def _feature_rows(features: Rows) -> list[dict[str, float]]:
     "Feature -> value, a row a stock, of what `forecast_stocks` hands out."
-    names = bundle.manifest["features"]
-    return [dict(zip(names, row, strict=True)) for row in columns(features, names).tolist()]
+    return [dict(zip(features.names, row, strict=True)) for row in features.values.tolist()]
 
 
 def _record(served: Served, stock: History, one: dict[str, Any], features: dict[str, float]) -> dict[str, Any]:
@@ -76,11 +77,8 @@ def _record(served: Served, stock: History, one: dict[str, Any], features: dict[
 
 def input_sha256(stock: History) -> str:
     "SHA-256 of a stock's bars as the model sees them, however the client wrote them: ticker, days, then each column's 8-byte floats."
-    digest = hashlib.sha256(stock.ticker.encode())
-    digest.update(stock.dates.astype("datetime64[D]").astype("<i8").tobytes())
-    for column in stock[2:]:
-        digest.update(column.astype("<f8", copy=False).tobytes())
-    return digest.hexdigest()
+    columns = [stock.dates.astype("<i8"), *(column.astype("<f8", copy=False) for column in stock[2:])]
+    return hashlib.sha256(b"".join([stock.ticker.encode(), *(c.tobytes() for c in columns)])).hexdigest()
 
 
 def _reasons(bundle: Bundle, stocks: list[History], made: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:

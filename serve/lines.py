@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from stockml import __version__
 STDOUT = 1
 LEVELS = {"WARNING": "warn", "CRITICAL": "fatal"}  # as ECS spells them
 _encode = msgspec.json.Encoder().encode  # NaN and infinity become null
+SERVICE = {"name": "stockml", "version": __version__}
 
 
 def head(level: str, message: str) -> dict[str, Any]:
     "What every line begins with."
     return {"@timestamp": datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z", "log.level": level, "message": message,
-            "ecs.version": "8.11.0", "service": {"name": "stockml", "version": __version__}}
+            "ecs.version": "8.11.0", "service": SERVICE}
 
 
 class Lines:
@@ -53,9 +55,9 @@ class Lines:
 class Handler(logging.Handler):
     "The same for what Python's logging is told: our own faults, a model that was taken over or refused."
 
-    def __init__(self, lines: Lines):
+    def __init__(self, lines: Lines, common: Callable[[], dict[str, Any]]):
         super().__init__(logging.INFO)
-        self.lines = lines
+        self.lines, self.common = lines, common  # what belongs to the request under way, if there is one
 
     def emit(self, record: logging.LogRecord) -> None:
         line = head(LEVELS.get(record.levelname, record.levelname.lower()), record.getMessage())
@@ -63,4 +65,4 @@ class Handler(logging.Handler):
             kind, error, trace = record.exc_info
             line["error"] = {"type": kind.__name__, "message": str(error),
                              "stack_trace": "".join(traceback.format_exception(kind, error, trace))}
-        self.lines.write(line | {"log": {"logger": record.name}})
+        self.lines.write(line | self.common() | {"log": {"logger": record.name}})

@@ -3,7 +3,9 @@
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -12,8 +14,6 @@ from flask import Flask, Response, g, request
 
 from stockml.prices import session_after
 
-from .body import Wanted
-from .forecasts import Made
 from .lines import Handler, Lines, head
 from .metrics import BARS, BUSY, ERRORS, FORECASTS, REJECTED, REQUESTS, STALE, field_kind
 from .trace import Trace, read_trace
@@ -30,29 +30,36 @@ class Seen:
     trace: Trace
     caller: str | None = None  # name of its API key
     wrong: str | None = None  # the field at fault
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: Sequence[dict[str, Any]] = ()  # one a forecast
+
+    def common(self) -> dict[str, Any]:
+        "What all lines of a request hold."
+        trace = self.trace
+        user = {"user": {"id": self.caller}} if self.caller else {}
+        return {"trace": {"id": trace.trace_id}, "span": {"id": trace.span_id}, **user}
 
 
 def add_observation(app: Flask) -> None:
     "Observe every request of this app."
     lines, verbose = Lines(), os.environ.get("STOCKML_LOG_LEVEL", "info").lower() == "debug"
     logger = logging.getLogger("serve")
-    logger.handlers = [Handler(lines)]
+    logger.handlers = [Handler(lines, lambda: g.seen.common() if g and "seen" in g else {})]
     logger.setLevel(logging.INFO)
 
     @app.before_request
     def begin() -> None:
-        g.seen = Seen(time.perf_counter_ns(), read_trace(request.headers))
+        g.seen = Seen(time.perf_counter_ns(), read_trace(request.environ))
         BUSY.inc()
 
     @app.after_request
     def end(response: Response) -> Response:
-        seen, took = g.seen, time.perf_counter_ns() - g.seen.start
+        seen, endpoint = g.seen, request.endpoint or "none"
+        took = time.perf_counter_ns() - seen.start
         response.headers["X-Request-ID"] = seen.trace.request_id
         response.headers["traceparent"] = seen.trace.traceparent
-        _count(seen, response, took)
-        if verbose or request.endpoint not in QUIET:
-            lines.write(*_lines(seen, response, took))
+        _count(seen, endpoint, response.status_code, took)
+        if verbose or endpoint not in QUIET:
+            lines.write(*_lines(seen, endpoint, request.environ, response, took))
         return response
 
     @app.teardown_request
@@ -61,15 +68,14 @@ def add_observation(app: Flask) -> None:
             BUSY.dec()
 
 
-def observe_forecasts(wanted: Wanted, made: Made) -> str | None:
+def observe_forecasts(records: list[dict[str, Any]]) -> str | None:
     "Keep what a request got for its line, count it; the text of a warning if its bars are old."
-    g.seen.records = made.records
-    BARS.observe(sum(r["bars"] for r in made.records))
-    for record in made.records:
-        for f in record["forecasts"]:
-            FORECASTS.labels(f["model"]).inc()
-    limit = stale_from(datetime.now(UTC).date()).isoformat()
-    old = [f"{r['ticker']} ends on {r['origin']}" for r in made.records if r["origin"] <= limit]
+    g.seen.records = records
+    BARS.observe(sum([r["bars"] for r in records]))
+    for model, n in Counter([f["model"] for r in records for f in r["forecasts"]]).items():
+        FORECASTS.labels(model).inc(n)
+    limit = stale_from(datetime.now(UTC).date())
+    old = [f"{r['ticker']} ends on {r['origin']}" for r in records if r["origin"] <= limit]
     if not old:
         return None
     STALE.inc(len(old))
@@ -78,17 +84,16 @@ def observe_forecasts(wanted: Wanted, made: Made) -> str | None:
 
 
 @lru_cache(2)
-def stale_from(today: date) -> date:
+def stale_from(today: date) -> str:
     "The newest day whose bars are stale today: more than FRESH sessions have begun since."
     day = today
     while session_after(day, FRESH + 1) > today:
         day -= timedelta(days=1)
-    return day
+    return day.isoformat()
 
 
-def _count(seen: Seen, response: Response, took: int) -> None:
+def _count(seen: Seen, endpoint: str, status: int, took: int) -> None:
     "Tell the metrics."
-    endpoint, status = request.endpoint or "none", response.status_code
     REQUESTS.labels(endpoint, status).observe(took / 1e9)
     if status >= 500:
         ERRORS.labels(endpoint).inc()
@@ -96,26 +101,32 @@ def _count(seen: Seen, response: Response, took: int) -> None:
         REJECTED.labels(field_kind(seen.wrong)).inc()
 
 
-def _lines(seen: Seen, response: Response, took: int) -> list[dict[str, Any]]:
+def _lines(seen: Seen, endpoint: str, environ: dict[str, Any], response: Response, took: int) -> list[dict[str, Any]]:
     "The line of the request; before it one for each forecast of a batch. One forecast alone stands in the request's own line."
-    status, (record, *more) = response.status_code, seen.records or [None]
-    common = {"trace": {"id": seen.trace.trace_id}, "span": {"id": seen.trace.span_id}}
-    if seen.caller:
-        common["user"] = {"id": seen.caller}
+    status, method, path, common = response.status_code, environ["REQUEST_METHOD"], _path(environ), seen.common()
     whole = {
-        **head("info" if status < 400 else "warn" if status < 500 else "error",
-               f"{request.method} {request.path[:MAX_TEXT]} {status}"), **common,
-        "event": {"kind": "event", "dataset": "stockml.request", "action": request.endpoint or "none", "duration": took,
+        **head("info" if status < 400 else "warn" if status < 500 else "error", f"{method} {path} {status}"), **common,
+        "event": {"kind": "event", "dataset": "stockml.request", "action": endpoint, "duration": took,
                   "outcome": "success" if status < 400 else "failure"},
-        "http": {"request": {"id": seen.trace.request_id, "method": request.method,
-                             "body": {"bytes": request.content_length or 0}},
-                 "response": {"status_code": status, "body": {"bytes": response.content_length or 0}}},
-        "url": {"path": request.path[:MAX_TEXT]}, "client": {"address": request.remote_addr or ""},
+        "http": {"request": {"id": seen.trace.request_id, "method": method, "body": {"bytes": _length(environ.get("CONTENT_LENGTH"))}},
+                 "response": {"status_code": status, "body": {"bytes": _length(response.headers.get("Content-Length"))}}},
+        "url": {"path": path}, "client": {"address": environ.get("REMOTE_ADDR", "")},
     }
     if seen.wrong:
-        whole["error"] = {"message": seen.wrong[:MAX_TEXT]}
-    if not more:
-        return [whole | ({"stockml": record} if record else {})]
-    event = {"kind": "event", "dataset": "stockml.forecast", "action": request.endpoint}
-    return [*({**head("info", f"forecast of {r['ticker']}"), **common, "event": event,
-               "http": {"request": {"id": seen.trace.request_id}}, "stockml": r} for r in seen.records), whole]
+        whole["error"] = {"message": f"{seen.wrong[:MAX_TEXT]} is wrong"}
+    if len(seen.records) == 1:
+        whole["stockml"] = seen.records[0]
+        return [whole]
+    event, http = {"kind": "event", "dataset": "stockml.forecast", "action": endpoint}, {"request": {"id": seen.trace.request_id}}
+    return [*({**head("info", f"forecast of {r['ticker']}"), **common, "event": event, "http": http, "stockml": r}
+              for r in seen.records), whole]
+
+
+def _path(environ: dict[str, Any]) -> str:
+    "Where a request went, as text: WSGI has the bytes of its address as Latin-1."
+    return environ.get("PATH_INFO", "")[:MAX_TEXT].encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _length(text: str | None) -> int:
+    "Bytes of a body; 0 where its length was not told."
+    return int(text) if text and text.isdecimal() and len(text) < 16 else 0

@@ -1,8 +1,10 @@
 "The page for people, and the headers under which browsers run nothing but what is ours."
 
+from mimetypes import guess_type
 from pathlib import Path
 
-from flask import Flask, Response, request, send_from_directory
+from flask import Flask, Response, request
+from werkzeug.exceptions import NotFound
 
 PAGE = Path(__file__).with_name("page")
 POLICY = {
@@ -19,18 +21,26 @@ def add_pages(app: Flask) -> None:
     "Serve the folder `page`: its index at /, its files below /page."
 
     @app.get("/")
-    def index():
-        return send_from_directory(PAGE, "index.html")
+    def index() -> Response:
+        return _file("index.html")
 
-    @app.get("/page/<path:name>")
-    def page(name: str):
-        return send_from_directory(PAGE, name)
+    @app.get("/page/<name>")
+    def page(name: str) -> Response:
+        return _file(name)
 
     @app.after_request
     def secure(response: Response) -> Response:
         response.headers["X-Content-Type-Options"] = "nosniff"
         if request.endpoint in ("index", "page"):
-            response.headers.update(HEADERS)  # and browsers ask whether it changed: send_file says so
-        else:
-            response.headers["Cache-Control"] = "no-store"
+            response.headers.update(HEADERS)
+        response.headers["Cache-Control"] = "no-cache" if request.endpoint in ("index", "page") else "no-store"
         return response
+
+
+def _file(name: str) -> Response:
+    "A file of the page, if it is one; browsers that have it already are told so."
+    if name not in {path.name for path in PAGE.glob("*.*")}:
+        raise NotFound
+    response = Response((PAGE / name).read_bytes(), mimetype=guess_type(name)[0] or "application/octet-stream")
+    response.add_etag()
+    return response.make_conditional(request)

@@ -2,9 +2,7 @@
 
 import re
 from random import getrandbits
-from typing import NamedTuple
-
-from werkzeug.datastructures import Headers
+from typing import Any, NamedTuple
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")  # what is echoed and logged is short and harmless
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
@@ -22,9 +20,9 @@ class Trace(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
-def read_trace(headers: Headers) -> Trace:
+def read_trace(environ: dict[str, Any]) -> Trace:
     "The caller's names where they are well formed, else new ones: a bad header is no reason to refuse a forecast."
-    request_id, parent = headers.get("X-Request-ID", ""), headers.get("traceparent", "")
+    request_id, parent = environ.get("HTTP_X_REQUEST_ID", ""), environ.get("HTTP_TRACEPARENT", "")
     if not REQUEST_ID.fullmatch(request_id):
         request_id = f"{getrandbits(128):032x}"
     # A later version may hold more fields after those of version 00.

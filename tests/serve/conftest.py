@@ -24,6 +24,16 @@ def client(app) -> FlaskClient:
 
 
 @pytest.fixture
+def logged(capfd) -> Callable[[], list[dict]]:
+    "The lines written since the last call; each is strict JSON."
+
+    def nothing(name: str):
+        pytest.fail(f"{name} is no JSON")
+
+    return lambda: [json.loads(line, parse_constant=nothing) for line in capfd.readouterr().out.splitlines()]
+
+
+@pytest.fixture
 def request_for() -> Callable[..., dict]:
     "Bars of one stock as a client would send them."
 

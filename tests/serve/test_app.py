@@ -172,6 +172,7 @@ def test_status_says_what_is_served(client, bundle):
     assert version["package_version"] == __version__
     assert version["model"] == {"name": "xgboost", "version": bundle.version, "as_of": "2003-12-31",
                                 "trained_at": bundle.manifest["trained_at"], "commit": bundle.manifest["commit"],
+                                "data_sha256": bundle.manifest["data_sha256"], "sha256": bundle.manifest["sha256"],
                                 "horizons": [1, 21]}
 
 
@@ -294,7 +295,7 @@ def test_other_errors_are_problems_too(client, good):
 
 
 def test_our_own_faults_are_told_to_the_log_alone(client, good, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("the secret")
 
     monkeypatch.setattr(serve.app, "make", fail)
