@@ -1,172 +1,136 @@
 // The fan chart: what the price did, and the bands in which it may be up to the farthest horizon.
 
-import { capital, day, makeSvg, price, span, time } from "./words.js";
+import { dates, day, makeSvg, price, span, time, title } from "./words.js";
 
 const BANDS = [["0.025", "0.975", "95%"], ["0.1", "0.9", "80%"], ["0.25", "0.75", "50%"]];
-const EDGE_LEVELS = ["0.5", "0.975", "0.025", "0.9", "0.1"]; // labelled at the right edge, the first ones first if room is short
+const EDGE = ["0.5", "0.975", "0.025", "0.9", "0.1"]; // labelled at the right edge; the first ones, if room is short
 const DAY = 864e5;
-const LINE = 15; // pixels between two labels that can still be read
 
-// History as if quoted today (adjusted prices end on the last close), and the knots that the fan passes through.
+// History as if quoted today, and the knots that the fan passes through.
 export function fanData(bars, answer) {
-  const last = bars.at(-1), scale = last.close / (last.adj_close ?? last.close);
-  const knots = answer.forecasts.map((f) => ({ t: time(f.target_date), iso: f.target_date, horizon: f.horizon, prices: f.prices }))
-    .sort((a, b) => a.t - b.t);
-  const origin = time(last.date);
+  const last = bars.at(-1), origin = time(last.date), adjusted = (b) => b.adj_close ?? b.close;
+  const knots = answer.forecasts.map((f) => ({ t: time(f.target_date), iso: f.target_date, ...f }));
   const reach = Math.max(1.6 * (knots.at(-1).t - origin), 100 * DAY); // longer histories would squeeze the fan
-  const history = bars.map((b) => ({ t: time(b.date), iso: b.date, value: (b.adj_close ?? b.close) * scale }))
-    .filter((p) => p.t >= origin - reach);
-  const bands = BANDS.filter(([low, high]) => low in knots[0].prices && high in knots[0].prices);
-  return { history, knots, bands, origin, close: last.close, adjusted: bars.some((b) => b.adj_close && Math.abs(b.adj_close * scale / b.close - 1) > .001) };
+  const history = bars.map((b) => ({ t: time(b.date), iso: b.date, value: adjusted(b) * last.close / adjusted(last) }));
+  return { history: history.filter((p) => p.t >= origin - reach), knots, origin, close: last.close };
 }
 
-export function fanSummary(ticker, data) {
-  const { knots, bands, history } = data, last = knots.at(-1);
-  const ranges = bands.map(([low, high, name]) => `${name} between ${price(last.prices[low])} and ${price(last.prices[high])}`);
-  return `Chart of ${ticker}: daily prices from ${day(history[0].iso)} to ${day(history.at(-1).iso)}, where it closed at ${price(data.close)}, `
-    + `then a fan that widens to ${day(last.iso)}: ${ranges.join(", ")}. The table below holds all numbers.`;
+const range = (prices) => ([low, high, name]) => `${name}: ${price(prices[low])} – ${price(prices[high])}`.replaceAll(" ", "\u00a0");
+
+export function fanSummary({ history, knots }) {
+  const { iso, prices } = knots.at(-1);
+  const since = day(history[0].iso);
+  return `Chart: prices since ${since} and a fan that widens until ${day(iso)}: ${BANDS.map(range(prices)).join(", ")}. A table follows.`;
 }
 
-// What stands at one point of the chart, in words.
-export function pointText(data, point) {
+// What stands at one point of the chart.
+export function pointText(point) {
   if (!point.prices) return `${day(point.iso)}: ${price(point.value)}`;
-  const ranges = data.bands.toReversed().map(([low, high, name]) => `${name} ${price(point.prices[low])} – ${price(point.prices[high])}`);
-  return `${day(point.iso)}, ${span(point.horizon)}: median ${price(point.prices["0.5"])} · ${ranges.join(" · ")}`;
+  const median = `${day(point.iso)}, ${span(point.horizon)}: median\u00a0${price(point.prices["0.5"])}`;
+  return [median, ...BANDS.map(range(point.prices)).reverse()].join(" · ");
 }
 
-// Draws into `svg` and returns what hovering needs: all points with their x, and a function that marks one.
+// Returns all points with their x, and a function that marks one of them.
 export function drawFan(svg, data, log) {
-  const width = Math.max(280, svg.clientWidth), height = Math.max(240, svg.clientHeight);
-  const box = { left: 4, right: width - 62, top: 30, bottom: height - 26, width, height };
-  const scales = makeScales(data, box, log);
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const marker = makeSvg("g", { class: "marker" });
+  const { clientWidth: width, clientHeight: height } = svg, box = { left: 44, right: width - 62, top: 28, bottom: height - 26, width };
+  const scales = makeScales(data, box, log), marker = makeSvg("g", { class: "marker" });
   svg.replaceChildren(...grid(data, box, scales, log), ...fan(data, scales), ...horizonMarks(data, box, scales),
     ...edgeLabels(data, box, scales), marker);
   const points = [...data.history, ...data.knots].map((p) => ({ ...p, x: scales.x(p.t) }));
-  return { points, width, mark: (point) => marker.replaceChildren(...(point ? markOf(point, box, scales) : [])) };
+  return { points, mark: (point) => marker.replaceChildren(...(point ? markOf(point, box, scales) : [])) };
 }
 
-function makeScales(data, box, log) {
-  const values = [...data.history.map((p) => p.value), ...data.knots.flatMap((k) => Object.values(k.prices).length
-    ? data.bands.flatMap(([low, high]) => [k.prices[low], k.prices[high]]) : []), data.close];
-  const put = log ? Math.log : (v) => v;
-  const low = put(Math.min(...values)), high = put(Math.max(...values)), pad = .04 * (high - low || Math.abs(high) || 1);
-  const start = data.history[0].t, end = data.knots.at(-1).t;
+function makeScales({ history, knots }, box, log) {
+  const values = [...history.map((p) => p.value), ...knots.flatMap((k) => [k.prices["0.025"], k.prices["0.975"]])];
+  const min = Math.min(...values), max = Math.max(...values), put = log ? Math.log : (v) => v;
+  const pad = .04 * (put(max) - put(min)) || 1, low = put(min) - pad, high = put(max) + pad;
+  const start = history[0].t, end = knots.at(-1).t;
   return {
     x: (t) => box.left + (box.right - box.left) * (t - start) / (end - start),
-    y: (v) => box.bottom - (box.bottom - box.top) * (put(v) - low + pad) / (high - low + 2 * pad),
-    start, end, min: Math.min(...values), max: Math.max(...values),
+    y: (v) => box.bottom - (box.bottom - box.top) * (put(v) - low) / (high - low),
+    start, end, min, max,
   };
 }
 
 // Between two knots a level moves with the square root of time, as the spread of prices does.
-function levelPath(data, scales, level) {
-  const knots = [{ t: data.origin, value: data.close }, ...data.knots.map((k) => ({ t: k.t, value: k.prices[level] }))];
-  const root = (t) => Math.sqrt(t - data.origin), out = [[scales.x(knots[0].t), scales.y(knots[0].value)]];
-  for (let i = 1; i < knots.length; i++) {
-    const a = knots[i - 1], b = knots[i], steps = 16;
-    for (let k = 1; k <= steps; k++) {
-      const r = root(a.t) + (root(b.t) - root(a.t)) * k / steps, share = k / steps;
-      out.push([scales.x(data.origin + r * r), scales.y(Math.exp(Math.log(a.value) * (1 - share) + Math.log(b.value) * share))]);
-    }
-  }
-  return out;
+function levelPath({ origin, close, knots }, scales, level) {
+  const stops = [[0, Math.log(close)], ...knots.map((k) => [Math.sqrt(k.t - origin), Math.log(k.prices[level])])];
+  return stops.slice(1).flatMap((b, i) => Array.from({ length: 17 }, (_, k) => {
+    const [root, log] = stops[i].map((a, j) => a + (b[j] - a) * k / 16);
+    return [scales.x(origin + root ** 2), scales.y(Math.exp(log))];
+  }));
 }
 
-const draw = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
+const draw = (kind, points) => makeSvg("path", { class: kind, d: `M${points.map((p) => p.map((v) => v.toFixed(1))).join("L")}` });
 
 function fan(data, scales) {
-  const bands = data.bands.map(([low, high, name]) => makeSvg("path", {
-    class: `band band-${parseInt(name, 10)}`,
-    d: `${draw(levelPath(data, scales, high))}${draw(levelPath(data, scales, low).reverse()).replace("M", "L")}Z`,
-  }));
-  const past = draw(data.history.map((p) => [scales.x(p.t), scales.y(p.value)]));
-  const median = data.knots.map((k) => makeSvg("circle", { class: "knot", cx: scales.x(k.t), cy: scales.y(k.prices["0.5"]), r: 2.5 }));
-  return [...bands, makeSvg("path", { class: "median", d: draw(levelPath(data, scales, "0.5")) }),
-    makeSvg("path", { class: "history", d: past }), ...median];
+  const path = (level) => levelPath(data, scales, level);
+  return [
+    ...BANDS.map(([low, high, name]) => draw(`band-${parseInt(name, 10)}`, [...path(high), ...path(low).reverse()])),
+    draw("median", path("0.5")),
+    draw("history", data.history.map((p) => [scales.x(p.t), scales.y(p.value)])),
+    ...data.knots.map((k) => dot("knot", scales.x(k.t), scales.y(k.prices["0.5"]), 2.5)),
+  ];
 }
 
+const text = (x, y, anchor, words, kind = "tick") => makeSvg("text", { x, y, "text-anchor": anchor, class: kind }, words);
+const dot = (kind, cx, cy, r) => makeSvg("circle", { class: kind, cx, cy, r });
+const line = (kind, x1, y1, x2, y2) => makeSvg("line", { class: kind, x1, y1, x2, y2 });
+
 function grid(data, box, scales, log) {
-  const lines = priceTicks(scales.min, scales.max, log, (box.bottom - box.top) / 55).flatMap((v) => {
+  const { left, right, top, bottom } = box, now = scales.x(data.origin);
+  const lines = priceTicks(scales, log, (bottom - top) / 50).flatMap((v) => {
     const y = scales.y(v);
-    return y > box.bottom || y < box.top ? [] : [
-      makeSvg("line", { class: "grid", x1: box.left, x2: box.right, y1: y, y2: y }),
-      makeSvg("text", { class: "tick", x: box.left, y: y - 4 }, tickText(v)),
-    ];
+    return [line("grid", left, y, right, y), text(left - 8, y + 4, "end", v.toLocaleString("en", { maximumSignificantDigits: 6 }))];
   });
-  const days = dateTicks(scales.start, scales.end, (box.right - box.left) / 78).map(([t, text]) => {
-    const x = Math.max(box.left + 24, Math.min(box.right - 4, scales.x(t)));
-    return makeSvg("text", { class: "tick", x, y: box.height - 8, "text-anchor": "middle" }, text);
-  });
-  const now = scales.x(data.origin);
-  return [...lines, makeSvg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }), ...days,
-    makeSvg("line", { class: "today", x1: now, x2: now, y1: box.top, y2: box.bottom })];
+  const days = dateTicks(scales, (right - left) / 78).map(([t, words]) => text(Math.min(scales.x(t), right), bottom + 18, "middle", words));
+  return [...lines, ...days, line("axis", left, bottom, right, bottom), line("today", now, top, now, bottom)];
 }
 
 // Names of the horizons above their dates, the farthest first: near ones have no room in a wide fan.
-function horizonMarks(data, box, scales) {
-  const out = [];
+function horizonMarks({ knots, origin }, box, scales) {
   let free = box.width;
-  for (const k of data.knots.toReversed()) {
-    const x = scales.x(k.t), text = capital(span(k.horizon)), half = 3.6 * text.length;
-    const middle = Math.min(x, box.width - half - 2);
-    if (middle + half > free || x - scales.x(data.origin) < half) continue;
+  return knots.toReversed().flatMap((k) => {
+    const x = scales.x(k.t), words = title(k.horizon), half = 3.6 * words.length, middle = Math.min(x, box.width - half);
+    if (middle + half > free || x - scales.x(origin) < half) return [];
     free = middle - half - 8;
-    out.push(makeSvg("line", { class: "target", x1: x, x2: x, y1: box.top, y2: box.bottom }),
-      makeSvg("text", { class: "tick", x: middle, y: 18, "text-anchor": "middle" }, text));
-  }
-  return out;
+    return [line("target", x, box.top, x, box.bottom), text(middle, 16, "middle", words)];
+  });
 }
 
-function edgeLabels(data, box, scales) {
-  const last = data.knots.at(-1), taken = [];
-  return EDGE_LEVELS.flatMap((q) => {
-    if (!(q in last.prices)) return [];
-    const y = scales.y(last.prices[q]);
-    if (taken.some((other) => Math.abs(other - y) < LINE)) return [];
+function edgeLabels({ knots }, box, scales) {
+  const { prices } = knots.at(-1), taken = [];
+  return EDGE.flatMap((q) => {
+    const y = scales.y(prices[q]);
+    if (taken.some((other) => Math.abs(other - y) < 15)) return [];
     taken.push(y);
-    return [makeSvg("text", { class: q === "0.5" ? "edge edge-median" : "edge", x: box.right + 7, y: y + 4 }, price(last.prices[q]))];
+    return [text(box.right + 7, y + 4, "start", price(prices[q]), q === "0.5" ? "edge" : "tick")];
   });
 }
 
 function markOf(point, box, scales) {
-  const values = point.prices ? Object.values(point.prices) : [point.value];
-  return [makeSvg("line", { x1: point.x, x2: point.x, y1: box.top, y2: box.bottom }),
-    ...values.map((v) => makeSvg("circle", { cx: point.x, cy: scales.y(v), r: point.prices ? 2.5 : 4 }))];
+  const dots = Object.values(point.prices ?? [point.value]).map((v) => dot("", point.x, scales.y(v), 3));
+  return [line("", point.x, box.top, point.x, box.bottom), ...dots];
 }
 
-function priceTicks(min, max, log, most) {
+function priceTicks({ min, max }, log, most) {
   if (!log || max / min < 2.5) {
-    const rough = (max - min) / Math.max(2, most), unit = 10 ** Math.floor(Math.log10(rough));
-    const step = unit * [1, 2, 2.5, 5, 10].find((s) => s * unit >= rough);
-    const first = Math.ceil(min / step);
+    const rough = (max - min || 1) / most, unit = 10 ** Math.floor(Math.log10(rough));
+    const step = unit * [1, 2, 2.5, 5, 10].find((s) => s * unit >= rough), first = Math.ceil(min / step);
     return Array.from({ length: Math.floor(max / step) - first + 1 }, (_, i) => (first + i) * step);
   }
-  const fine = max / min < 40 ? [1, 1.5, 2, 3, 4, 5, 7] : max / min < 1000 ? [1, 2, 5] : [1];
-  const out = [];
-  for (let e = Math.floor(Math.log10(min)); e <= Math.ceil(Math.log10(max)); e++) out.push(...fine.map((s) => s * 10 ** e));
-  return out.filter((v) => v >= min && v <= max);
+  const fine = max / min < 40 ? [1, 1.5, 2, 3, 4, 5, 7] : [1, 3];
+  return Array.from({ length: 16 }, (_, i) => fine.map((s) => s * 10 ** (i - 7))).flat().filter((v) => v >= min && v <= max);
 }
 
-const tickText = (v) => v.toLocaleString("en", { maximumSignificantDigits: 6 });
-
-// Dates that people count in: weeks for a short chart, then months, quarters, years.
-function dateTicks(start, end, most) {
-  const days = (end - start) / DAY;
-  const form = (options) => new Intl.DateTimeFormat("en-GB", { ...options, timeZone: "UTC" });
-  const week = [7, 14, 28].find((s) => days / s <= most);
-  if (week && days < 130) {
-    const text = form({ day: "numeric", month: "short" });
-    const first = Math.ceil((start / DAY + 3) / 7) * 7 - 3; // a Monday
-    return Array.from({ length: Math.floor((end / DAY - first) / week) + 1 }, (_, i) => (first + i * week) * DAY).map((t) => [t, text.format(t)]);
+// Months, quarters, years: as many as there is room for.
+function dateTicks({ start, end }, most) {
+  const step = [1, 3, 6, 12, 24, 60].find((months) => (end - start) / DAY / 30.4 / months <= most) ?? 120;
+  const form = dates(step < 12 ? { month: "short", year: "numeric" } : { year: "numeric" }), out = [];
+  let month = Math.floor((new Date(start).getUTCFullYear() - 2000) * 12 / step) * step, t;
+  while ((t = Date.UTC(2000, month)) <= end) {
+    if (t >= start) out.push([t, form.format(t)]);
+    month += step;
   }
-  const step = [1, 2, 3, 6, 12, 24, 60, 120, 240].find((s) => days / 30.4 / s <= most) ?? 600;
-  const text = form(step < 12 ? { month: "short", year: "numeric" } : { year: "numeric" });
-  const out = [], from = new Date(start).getUTCFullYear() * 12;
-  for (let m = Math.floor(from / step) * step; ; m += step) {
-    const t = Date.UTC(0, m) && Date.UTC(Math.floor(m / 12), m % 12);
-    if (t > end) return out;
-    if (t >= start) out.push([t, text.format(t).replace("Sept", "Sep")]);
-  }
+  return out;
 }

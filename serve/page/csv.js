@@ -1,210 +1,139 @@
-// Reads daily prices from CSV as people have it: any column order and spelling, separator, quotes and line ends.
+// Reads daily prices from CSV as people have it.
 
-export const MIN_BARS = 67; // the service needs as many
-const MAX_BARS = 50000;
-const MAX_TOLD = 6; // of the errors in a file; the rest would say the same
-const MAX_PRICE = 1e7;
+import { time } from "./words.js";
 
+const MIN_BARS = 67, MAX_BARS = 50000; // what the service takes
+const MAX_TOLD = 6; // errors of one file
 const NAMES = {
-  date: "date", day: "date", datetime: "date", time: "date", timestamp: "date",
-  close: "close", close_last: "close", closing_price: "close", price: "close", last: "close",
-  adj_close: "adj_close", adjclose: "adj_close", adjusted_close: "adj_close", adj_close_price: "adj_close",
-  open: "open", high: "high", low: "low", volume: "volume", vol: "volume",
-  ticker: "ticker", symbol: "ticker",
+  timestamp: "date", close_last: "close", price: "close", adjclose: "adj_close", adjusted_close: "adj_close", symbol: "ticker",
 };
 const PRICES = ["open", "high", "low", "close", "adj_close"];
-const NOTHING = new Set(["", "null", "nan", "na", "n/a", "none", "-", "–"]);
+const COLUMNS = ["date", ...PRICES, "volume", "ticker"];
+const NOTHING = new Set(["", "null", "nan", "n/a", "none", "-"]);
 
-// What is wrong with a file: [{line, message}], the line null where the whole file is meant.
+// What is wrong with a file: [{line, message}], without a line where the whole file is meant.
 export class CsvProblem extends Error {
   constructor(problems) {
     super(problems[0].message);
     this.problems = problems.slice(0, MAX_TOLD);
-    this.more = problems.length - this.problems.length;
+    const more = problems.length - MAX_TOLD;
+    if (more > 0) this.problems.push({ message: `… and ${more} more.` });
   }
 }
 
-function refuse(message, line = null) {
+function refuse(message, line) {
   throw new CsvProblem([{ line, message }]);
 }
 
-// Text -> {stocks: Map of ticker ("" if there is no such column) -> {bars, lines}, notes}. `lines[i]` is where bars[i] stands.
+// Text -> {stocks: Map of ticker ("" without such a column) -> {bars, lines}, notes}. `lines[i]` is where bars[i] stands.
 export function readCsv(text) {
-  refuseOtherFiles(text);
-  const separator = separatorOf(text);
-  const rows = splitRows(text, separator);
-  if (!rows.length) refuse("There is nothing in it yet: paste daily prices, with a line of column names on top.");
-  const columns = columnsOf(rows[0]);
-  const body = rows.slice(1);
-  const read = { date: dateReader(body, columns), number: numberReader(body, columns, separator) };
-  return collect(body, columns, read);
-}
-
-function refuseOtherFiles(text) {
-  if (text.startsWith("PK")) refuse("This is an Excel workbook. In Excel, save it as CSV first.");
-  if (text.includes("\0")) refuse("This is no text file. Save the prices as CSV first.");
-  if (/^\s*<(!doctype|html|\?xml)/i.test(text)) refuse("This is a web page, not a CSV file.");
-  if (/^\s*[{[]/.test(text)) refuse("This is JSON, not CSV. Programs may send it to /v1/forecast.");
+  if (text.startsWith("PK")) refuse("This is no text. Save a workbook as CSV first.");
+  const separator = separatorOf(text), [head, ...rows] = splitRows(text, separator);
+  if (!rows.length) refuse("There are no prices below a line of column names.");
+  const names = columnsOf(head), notes = [], unused = head.cells.filter((c, i) => !names[i]);
+  if (unused.length) notes.push(`Not used: ${shorten(unused.join(", "), 60)}.`);
+  for (const row of rows) {
+    const given = names.map((name, i) => [name, row.cells[i] ?? ""]).filter(([name, cell]) => name && !NOTHING.has(cell.toLowerCase()));
+    row.values = Object.fromEntries(given);
+  }
+  return { stocks: byTicker(rows, numberReader(rows, separator), notes), notes };
 }
 
 function separatorOf(text) {
-  const head = text.replace(/^\uFEFF?\s*/, "").split(/[\r\n]/, 1)[0].replace(/"[^"]*"/g, "");
-  const count = (c) => head.split(c).length;
-  return [",", ";", "\t", "|"].reduce((best, c) => (count(c) > count(best) ? c : best));
+  const head = text.trimStart().split(/[\r\n]/, 1)[0].replace(/"[^"]*"/g, ""), count = (c) => head.split(c).length;
+  return [",", ";", "\t"].reduce((best, c) => (count(c) > count(best) ? c : best));
 }
 
-// Rows of {line, cells}; blank lines are left out. A quoted cell may hold separators and line ends.
+// Rows of {line, cells}; blank lines are left out. A quoted cell may hold separators, quotes and line ends.
 function splitRows(text, separator) {
-  const rows = [];
-  let cells = [], cell = "", quoted = false, line = 1, start = 1;
-  const endRow = () => {
-    cells.push(cell.trim());
-    if (cells.some((c) => c !== "")) rows.push({ line: start, cells });
-    cells = [];
-    cell = "";
-  };
-  const clean = text.replace(/^\uFEFF/, "").replace(/\r\n?/g, "\n");
-  for (let i = 0; i < clean.length; i++) {
-    const c = clean[i];
-    if (c === "\n") line++;
-    if (quoted) {
-      if (c !== '"') cell += c;
-      else if (clean[i + 1] === '"') cell += clean[i++];
-      else quoted = false;
-    } else if (c === '"' && cell.trim() === "") {
-      quoted = true;
-      cell = "";
-    } else if (c === separator) {
-      cells.push(cell.trim());
-      cell = "";
-    } else if (c === "\n") {
-      endRow();
-      start = line;
-    } else cell += c;
+  const clean = `${text.replace(/^\uFEFF/, "").replace(/\r\n?/g, "\n")}\n`, rows = [];
+  const cell = new RegExp(` *(?:"([^"]*(?:""[^"]*)*)" *|([^${separator}\\n]*))(${separator}|\\n)`, "g");
+  let cells = [], line = 1, start = 1;
+  for (const [whole, quoted, plain, end] of clean.matchAll(cell)) {
+    cells.push((quoted?.replaceAll('""', '"') ?? plain).trim());
+    line += whole.split("\n").length - 1;
+    if (end === separator) continue;
+    if (cells.some(Boolean)) rows.push({ line: start, cells });
+    [cells, start] = [[], line];
   }
-  if (quoted) refuse("A quotation mark is opened here and never closed.", start);
-  endRow();
   return rows;
 }
 
-// The header -> {names: [our name or null], ignored}.
 function columnsOf({ line, cells }) {
-  const plain = cells.map((c) => c.toLowerCase().replace(/[^a-z]+/g, "_").replace(/^_+|_+$/g, ""));
-  const names = plain.map((c) => NAMES[c] ?? null);
-  if (!names.some(Boolean) && cells.some((c) => /^\d/.test(c))) {
-    refuse("The first line holds values. It should name the columns, for example: date,open,high,low,close,volume", line);
-  }
+  const names = cells.map((c) => c.toLowerCase().replace(/[^a-z]+/g, "_").replace(/^_|_$/g, ""))
+    .map((c) => NAMES[c] ?? (COLUMNS.includes(c) ? c : null));
   const missing = ["date", "close"].filter((n) => !names.includes(n));
-  if (missing.length) refuse(`No column is named ${missing.join(" or ")}. Found: ${shorten(cells.join(", "), 80)}.`, line);
+  if (missing.length) {
+    refuse(`should name the columns, ${missing.join(" and ")} among them; it says: ${shorten(cells.join(", "), 80)}`, line);
+  }
   const twice = names.find((n, i) => n && names.indexOf(n) !== i);
-  if (twice) refuse(`Two columns mean ${twice}: ${cells.filter((_, i) => names[i] === twice).join(" and ")}. Keep one.`, line);
-  return { names, ignored: cells.filter((c, i) => c && !names[i]) };
+  if (twice) refuse(`has two columns for ${twice}`, line);
+  return names;
 }
 
-function cellsOf(rows, columns, wanted) {
-  const at = columns.names.flatMap((n, i) => (wanted.includes(n) ? [i] : []));
-  return rows.flatMap((r) => at.map((i) => r.cells[i] ?? "")).filter((c) => !NOTHING.has(c.toLowerCase()));
+// 2026-01-31, 01/31/2026 or 31.01.2026, and a time of day after it. Null where it is no date: there is no 30 February.
+function readDate(text) {
+  const iso = text.replace(/[T ].*/, "")
+    .replace(/^(\d\d?)\/(\d\d?)\/(\d{4})$/, "$3-$1-$2")
+    .replace(/^(\d\d?)\.(\d\d?)\.(\d{4})$/, "$3-$2-$1")
+    .replace(/^(\d{4})\D?(\d\d?)\D?(\d\d?)$/, (_, ...parts) => parts.slice(0, 3).map((p) => p.padStart(2, "0")).join("-"));
+  const t = time(iso);
+  return t && new Date(t).toISOString().startsWith(iso) ? iso : null;
 }
 
-// 3/4/2025 may be in March or April: which of the two, the other days of the file tell.
-function dateReader(rows, columns) {
-  const parts = cellsOf(rows, columns, ["date"]).map((c) => c.match(/^(\d{1,2})([/.-])(\d{1,2})[/.-]\d{4}/)).filter(Boolean);
-  const dayFirst = parts.some((m) => m[2] === "." || +m[1] > 12);
-  return (cell) => {
-    let m = cell.match(/^(\d{4})[-/.]?(\d{2})[-/.]?(\d{2})(?:[T ].*)?$/);
-    if (m) return realDay(m[1], m[2], m[3]);
-    m = cell.match(/^(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})(?:[T ].*)?$/);
-    if (m) return dayFirst ? realDay(m[3], m[2], m[1]) : realDay(m[3], m[1], m[2]);
-    return null;
+// 1.234,50 where semicolons stand between the cells, $1,234.50 elsewhere. NaN where it is no number.
+function numberReader(rows, separator) {
+  const prices = rows.flatMap((r) => PRICES.map((p) => r.values[p] ?? ""));
+  const comma = separator !== "," && prices.some((c) => /,\d*$/.test(c)) && !prices.some((c) => /^\d*\.\d+$/.test(c) || /,.*\./.test(c));
+  return (text) => {
+    const plain = text.replace(/^[$€£]|[\s'’]/g, "");
+    const c = comma ? plain.replaceAll(".", "").replace(",", ".") : plain.replace(/,(?=\d{3}(\D|$))/g, "");
+    return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(c) ? Number(c) : NaN;
   };
 }
 
-function realDay(year, month, day) {
-  const iso = `${year}-${month.padStart(2, "0")}-${day.padStart(2, "0")}`;
-  const time = Date.parse(`${iso}T00:00:00Z`);
-  return Number.isNaN(time) || new Date(time).toISOString().slice(0, 10) !== iso ? null : iso;
-}
-
-// 1.234,50 in a file with semicolons, $1,234.50 in others. NaN where a cell is no number.
-function numberReader(rows, columns, separator) {
-  const prices = separator === "," ? [] : cellsOf(rows, columns, PRICES);
-  const comma = prices.some((c) => c.includes(",")) && !prices.some((c) => c.lastIndexOf(".") > c.indexOf(",") || /^\d+\.\d+$/.test(c));
-  return (cell) => {
-    let c = cell.replace(/^[$€£]\s*|[\s'’]/g, "");
-    c = comma ? c.replace(/\./g, "").replace(",", ".") : c.replace(/,(?=\d{3}(?:\D|$))/g, "");
-    const m = c.match(/^([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)([KMB]?)$/i);
-    return m ? Number(m[1]) * { "": 1, K: 1e3, M: 1e6, B: 1e9 }[m[2].toUpperCase()] : NaN;
-  };
-}
-
-function collect(rows, columns, read) {
-  const stocks = new Map(), problems = [];
-  let empty = 0;
-  for (const row of rows) {
-    const cells = {};
-    columns.names.forEach((name, i) => {
-      const cell = row.cells[i] ?? "";
-      if (name && !NOTHING.has(cell.toLowerCase())) cells[name] = cell;
-    });
-    if (PRICES.every((p) => !(p in cells)) && cells.date) empty++;
-    else {
-      const [bar, wrong] = makeBar(cells, read);
-      if (wrong) problems.push({ line: row.line, message: wrong });
-      const ticker = (cells.ticker ?? "").toUpperCase();
-      if (!stocks.has(ticker)) stocks.set(ticker, []);
-      stocks.get(ticker).push({ line: row.line, bar });
-    }
+function byTicker(rows, readNumber, notes) {
+  const stocks = new Map(), problems = [], priced = rows.filter((r) => PRICES.some((p) => p in r.values));
+  if (priced.length < rows.length) notes.push(`Without prices, left out: ${rows.length - priced.length}.`); // holidays, in some sources
+  for (const { line, values } of priced) {
+    const bar = {}, wrong = readBar(bar, values, readNumber), ticker = (values.ticker ?? "").toUpperCase();
+    if (wrong) problems.push({ line, message: wrong });
+    if (!stocks.has(ticker)) stocks.set(ticker, []);
+    stocks.get(ticker).push({ line, bar });
   }
   if (problems.length) throw new CsvProblem(problems);
-  const notes = [];
-  if (empty) notes.push(`${empty === 1 ? "One line" : `${empty} lines`} without prices left out.`);
-  if (columns.ignored.length) notes.push(`Not used: ${shorten(columns.ignored.join(", "), 60)}.`);
-  if (!stocks.size) refuse("There are column names, but no prices below them.");
-  return { stocks: new Map([...stocks].map(([t, found]) => [t, inOrder(found, notes)])), notes };
+  return new Map([...stocks].map(([ticker, found]) => [ticker, inOrder(found)]));
 }
 
-function makeBar(cells, read) {
-  if (!cells.date) return [null, "the date is missing"];
-  const date = read.date(cells.date);
-  if (!date) return [null, `“${shorten(cells.date)}” is no date; write it as 2026-01-31`];
-  if (!cells.close) return [null, "the close is missing"];
-  const bar = { date };
-  for (const name of [...PRICES, "volume"]) {
-    if (!(name in cells)) continue;
-    const value = read.number(cells[name]);
-    if (!Number.isFinite(value)) return [null, `${label(name)} “${shorten(cells[name])}” is no number`];
-    if (name === "volume" ? value < 0 : value <= 0) return [null, `${label(name)} ${shorten(cells[name])} must be above zero`];
-    if (name !== "volume" && value > MAX_PRICE) return [null, `${label(name)} ${shorten(cells[name])} is too large for a price`];
-    bar[name] = name === "volume" ? Math.round(value) : value;
+// Fills a bar; returns what is wrong with it.
+function readBar(bar, values, readNumber) {
+  for (const name of ["date", "close"]) if (!values[name]) return `the ${name} is missing`;
+  bar.date = readDate(values.date);
+  if (!bar.date) return `“${shorten(values.date)}” is no date; write it like 2026-01-31`;
+  for (const name of [...PRICES, "volume"].filter((n) => n in values)) {
+    bar[name] = readNumber(values[name]);
+    const told = `${name.replace("_", " ")} “${shorten(values[name])}”`;
+    if (Number.isNaN(bar[name])) return `${told} is no number`;
+    if (bar[name] < 0 || (bar[name] === 0 && name !== "volume")) return `${told} must be above zero`;
   }
-  return [bar, null];
+  return null;
 }
 
 // By date, each date once: a line that says the same again is dropped, one that says something else is an error.
-function inOrder(found, notes) {
-  found.sort((a, b) => (a.bar.date < b.bar.date ? -1 : a.bar.date > b.bar.date ? 1 : a.line - b.line));
-  const kept = [];
-  for (const one of found) {
-    const before = kept.at(-1);
-    if (before?.bar.date !== one.bar.date) kept.push(one);
-    else if (JSON.stringify(before.bar) !== JSON.stringify(one.bar)) {
-      refuse(`${one.bar.date} comes twice with different values; the other one is line ${before.line}`, one.line);
-    }
-  }
-  if (kept.length < found.length) notes.push(`Lines that came twice left out: ${found.length - kept.length}.`);
+function inOrder(found) {
+  found.sort((a, b) => (a.bar.date > b.bar.date) - (a.bar.date < b.bar.date));
+  const kept = found.filter(({ line, bar }, i) => {
+    const before = found[i - 1];
+    if (before?.bar.date !== bar.date) return true;
+    if (JSON.stringify(before.bar) === JSON.stringify(bar)) return false;
+    return refuse(`${bar.date} stands in line ${before.line} too, with other values`, line);
+  });
   return { bars: kept.map((k) => k.bar), lines: kept.map((k) => k.line) };
 }
 
-// A message if one stock's history is too short or too long to be sent.
-export function lengthProblem(bars) {
-  if (bars.length < MIN_BARS) {
-    return `${bars.length === 1 ? "This is 1 session" : `These are ${bars.length} sessions`}; a forecast needs at least ${MIN_BARS}, about a quarter of daily prices.`;
-  }
-  return bars.length > MAX_BARS ? `These are ${bars.length} sessions; at most ${MAX_BARS} can be sent.` : null;
-}
-
-export function label(name) {
-  return { adj_close: "adjusted close" }[name] ?? name;
+export function checkLength({ length }) {
+  if (length < MIN_BARS) refuse(`${length} sessions are too few; ${MIN_BARS} are needed.`);
+  if (length > MAX_BARS) refuse(`${length} sessions are too many; ${MAX_BARS} can be sent.`);
 }
 
 function shorten(text, most = 24) {

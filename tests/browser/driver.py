@@ -1,5 +1,6 @@
 "Drives a headless Chromium through its own pipe: no library, no port, no network."
 
+import base64
 import fcntl
 import json
 import os
@@ -121,11 +122,30 @@ class Browser:
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
+    def choose(self, selector: str, *files: Path) -> None:
+        "Choose files in a file field."
+        node = self.call("DOM.querySelector", nodeId=self.call("DOM.getDocument")["root"]["nodeId"], selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(f) for f in files])
+
     def paste(self, selector: str, text: str) -> None:
-        "Paste into a field."
-        self.run(f"""(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.value = ''
-            const data = new DataTransfer(); data.setData('text/plain', {json.dumps(text)})
-            e.setRangeText({json.dumps(text)}); e.dispatchEvent(new InputEvent('input', {{inputType: 'insertFromPaste', bubbles: true}})) }})()""")
+        "Paste into an emptied field, through the clipboard."
+        field = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{field}.focus(); {field}.value = {json.dumps(text)}; {field}.select()")
+        for key, command in (("c", "copy"), ("Delete", "deleteBackward"), ("v", "paste")):
+            self.call("Input.dispatchKeyEvent", type="rawKeyDown", key=key, commands=[command])
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def keep_downloads(self, folder: Path) -> None:
+        "Save what the page hands out in a folder."
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def downloaded(self, path: Path) -> Any:
+        "The JSON in a file, once it is there."
+        deadline = time.monotonic() + PATIENCE
+        while not path.exists():
+            assert time.monotonic() < deadline, f"{path.name} never came"
+            time.sleep(.03)
+        return json.loads(path.read_text())
 
     def _seen(self, method: str, pick: Callable[[dict], Any]) -> list[Any]:
         self.run("0")  # whatever has happened is read
@@ -143,8 +163,7 @@ class Browser:
         return said + thrown + [e["text"] for e in logged if not ("status of 4" in e["text"] and "/v1/" in e.get("url", ""))]
 
     def picture(self, path: Path, whole: bool = True) -> None:
-        "Save a screenshot."
-        import base64
-
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole, **(
-            {"clip": {"x": 0, "y": 0, "scale": 1, **self.run("({width: innerWidth, height: document.documentElement.scrollHeight})")}} if whole else {}))["data"]))
+        "Save a screenshot, of the whole page or of what the window shows."
+        size = self.run("({width: innerWidth, height: document.documentElement.scrollHeight})")
+        clip = {"clip": {"x": 0, "y": 0, "scale": 1, **size}} if whole else {}
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole, **clip)["data"]))
