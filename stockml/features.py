@@ -6,10 +6,11 @@
 __all__ = ['MARKET_NAMES', 'MIN_BARS', 'FLOOR', 'WINDOWS', 'KINDS', 'DECAYS', 'ROOT_HALF_PI', 'GJR', 'WEEKS', 'QUARTERS',
            'MARKET', 'History', 'histories', 'as_bars', 'running', 'sums', 'means', 'highs', 'ewma', 'ever', 'Moves',
            'moves', 'volatilities', 'variance', 'gjr', 'ranges', 'shapes', 'seasons', 'since_jump', 'Own',
-           'own_features', 'volumes', 'calendar', 'market_return', 'market_features', 'standing', 'make_features',
-           'Rows', 'newest_features', 'feature_columns', 'columns', 'column']
+           'own_features', 'volumes', 'calendar', 'market_return', 'market_features', 'standing', 'Rows',
+           'feature_columns', 'columns', 'column', 'make_features', 'newest_features']
 
 # %% ../nbs/04_features.ipynb #7a005625
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -99,31 +100,31 @@ def highs(
     at: np.ndarray, # (k,)
 ) -> list[np.ndarray]: # a (..., k) each
     "The largest known value of each window; NaN if there is none."
-    back = np.maximum(at[:, None] - np.arange(windows[-1]), 0) # before the first session: the first again
-    seen = np.where(np.isnan(x), -np.inf, x)[..., back]
-    tops = [seen[..., :n].max(axis=-1) for n in windows]
-    return [np.where(np.isneginf(top), np.nan, top) for top in tops]
+    seen = x[..., np.maximum(at[:, None] - np.arange(windows[-1]), 0)] # before the first session: the first again
+    return [np.fmax.reduce(seen[..., :n], axis=-1) for n in windows]
 
 
 def ewma(
     x: np.ndarray, # (..., n) all known but the first
     decay: float, # a session
-) -> np.ndarray: # (..., n); NaN before there are five values
+    at: np.ndarray | slice, # (k,)
+) -> np.ndarray: # (..., k); NaN before there are five values
     "Exponentially weighted mean of all that was."
-    out = np.full(x.shape, np.nan)
-    if x.shape[-1] > 5:
-        weight = (1 - decay**np.arange(1, x.shape[-1])) / (1 - decay)
-        out[..., 5:] = (lfilter([1.], [1., -decay], x[..., 1:]) / weight)[..., 4:]
-    return out
+    known = np.arange(x.shape[-1])[at]
+    total = np.zeros(x.shape)
+    if x.shape[-1] > 1:
+        total[..., 1:] = lfilter([1.], [1., -decay], x[..., 1:])
+    return np.where(known >= 5, total[..., at] * (1 - decay) / (1 - decay**known), np.nan)
 
 
 def ever(
     x: np.ndarray, # (..., n) all known but the first
 ) -> np.ndarray: # (..., n); NaN before there are 22 values
     "Mean of all that was."
-    count = np.arange(x.shape[-1])
-    total = np.nan_to_num(x).cumsum(axis=-1)
-    return np.where(count >= 22, total / np.maximum(count, 1), np.nan)
+    out = np.full(x.shape, np.nan)
+    if x.shape[-1] > 22:
+        out[..., 22:] = (x[..., 1:].cumsum(axis=-1) / np.arange(1, x.shape[-1]))[..., 21:]
+    return out
 
 # %% ../nbs/04_features.ipynb #75508332
 WINDOWS = (1, 5, 10, 22, 66, 132, 252)
@@ -134,33 +135,38 @@ ROOT_HALF_PI = float(np.sqrt(np.pi / 2))
 
 class Moves(NamedTuple):
     "The returns of one stock, and what moving windows hold of them."
-    r: np.ndarray # (..., n) log-returns, NaN first
+    x: np.ndarray # (..., n) log-returns, the first one 0
     total: np.ndarray # (kinds, ..., windows, k); NaN where less than half of a window is there
-    count: np.ndarray # (windows, k) returns in each window
+    mean: np.ndarray # the same
 
-    def sum(self, kind: str, window: int) -> np.ndarray: # (..., k)
-        return self.total[KINDS.index(kind), ..., WINDOWS.index(window), :]
+    def of(self, kind: str, window: int) -> np.ndarray: # (..., k)
+        "Mean of a kind of moves over a window."
+        return self.mean[KINDS.index(kind), ..., WINDOWS.index(window), :]
 
-    def mean(self, kind: str, window: int) -> np.ndarray: # (..., k)
-        return self.sum(kind, window) / self.count[WINDOWS.index(window)]
+    def net(self, window: int) -> np.ndarray: # (..., k)
+        "Net move over a window."
+        return self.total[-1, ..., WINDOWS.index(window), :]
 
 
 def moves(
-    r: np.ndarray, # (..., n) log-returns of one stock, NaN first
+    x: np.ndarray, # (..., n) log-returns of one stock, the first one 0
     at: np.ndarray, # (k,) rows that are wanted
 ) -> Moves:
     "Sums of all kinds of moves over all windows, in one pass."
-    x = r.copy()
-    x[..., :1] = 0.
-    size, square, down = np.abs(x), x**2, x < 0
-    smooth, still = np.zeros(r.shape), x == 0
-    smooth[..., 1:], still[..., :1] = size[..., 1:] * size[..., :-1], False
-    total = running(np.stack([size, square, size * down, square * down, smooth, still, x]))
-    windows = np.array(WINDOWS)[:, None]
-    out = total[..., None, at + 1] - total[..., np.maximum(at + 1 - windows, 0)]
+    kinds = np.zeros((len(KINDS), *x.shape))
+    size, square, fall, down, smooth, still, net = kinds
+    np.abs(x, out=size)
+    np.square(x, out=square)
+    np.multiply(size, x < 0, out=fall)
+    np.multiply(square, x < 0, out=down)
+    np.multiply(size[..., 1:], size[..., :-1], out=smooth[..., 1:])
+    np.equal(x[..., 1:], 0, out=still[..., 1:])
+    net[:] = x
+    windows, sums_before = np.array(WINDOWS)[:, None], running(kinds)
+    total = sums_before[..., None, at + 1] - sums_before[..., np.maximum(at + 1 - windows, 0)]
     count = np.minimum(at, windows)
-    out[..., count < np.maximum(windows // 2, 1)] = np.nan
-    return Moves(r, out, np.maximum(count, 1))
+    total[..., count < np.maximum(windows // 2, 1)] = np.nan
+    return Moves(x, total, total / np.maximum(count, 1))
 
 # %% ../nbs/04_features.ipynb #32cdeb3c
 def volatilities(
@@ -170,12 +176,12 @@ def volatilities(
     at: np.ndarray, # (k,)
 ) -> dict[str, np.ndarray]: # (..., k) each, in units of a daily log-return
     "Absolute and squared returns averaged over many horizons."
-    square = m.r**2
-    out = {"v_all": v_all[..., at]} | {f"v_abs{n}": ROOT_HALF_PI * m.mean("size", n) for n in (1, 5, 22, 66, 252)}
-    out |= {f"v_neg{n}": ROOT_HALF_PI * m.mean("fall", n) for n in (1, 5)}
-    out |= {f"v_sd{n}": np.sqrt(m.mean("square", n)) for n in (10, 22, 66, 252, 132)}
-    out |= {f"v_ewma{a}": (v_ewma97 if a == 97 else np.sqrt(ewma(square, a / 100)))[..., at] for a in DECAYS}
-    return out | {"v_gjr": gjr(m.r, v_all)[..., at]}
+    square = m.x**2
+    out = {"v_all": v_all[..., at]} | {f"v_abs{n}": ROOT_HALF_PI * m.of("size", n) for n in (1, 5, 22, 66, 252)}
+    out |= {f"v_neg{n}": ROOT_HALF_PI * m.of("fall", n) for n in (1, 5)}
+    out |= {f"v_sd{n}": np.sqrt(m.of("square", n)) for n in (10, 22, 66, 252, 132)}
+    out |= {f"v_ewma{a}": v_ewma97[..., at] if a == 97 else np.sqrt(ewma(square, a / 100, at)) for a in DECAYS}
+    return out | {"v_gjr": gjr(m.x, v_all)[..., at]}
 
 # %% ../nbs/04_features.ipynb #b9e23a38
 GJR = (.02, .03, .96) # alpha, gamma, beta: of any stock, close enough
@@ -192,13 +198,13 @@ def variance(
 
 
 def gjr(
-    r: np.ndarray, # (..., n) log-returns of one stock
+    x: np.ndarray, # (..., n) log-returns of one stock
     v_all: np.ndarray, # (..., n) its long-run volatility, NaN before 22 returns
 ) -> np.ndarray: # (..., n) volatility of the next day; NaN where v_all is
     "GJR volatility with the numbers of `GJR`; a move beyond five long-run volatilities counts as five."
-    (alpha, gamma, beta), out = GJR, np.full(r.shape, np.nan)
-    if r.shape[-1] > 22:
-        level, move = v_all[..., 22:]**2, r[..., 22:]
+    (alpha, gamma, beta), out = GJR, np.full(x.shape, np.nan)
+    if x.shape[-1] > 22:
+        level, move = v_all[..., 22:]**2, x[..., 22:]
         shock = (alpha + gamma * (move < 0)) * np.minimum(move**2, 25 * level)
         out[..., 22:] = np.sqrt(variance((1 - alpha - gamma / 2 - beta) * level, shock, beta, level[..., 0]))
     return out
@@ -226,13 +232,13 @@ def shapes(
     at: np.ndarray, # (k,)
 ) -> dict[str, np.ndarray]: # (..., k) each: pure numbers
     "How the volatility came about: direction, concentration, drawdown."
-    level, month, v_all = running(np.nan_to_num(m.r))[..., 1:], m.mean("square", 22), v_all + FLOOR
-    out = {f"mom{n}": m.sum("net", n) / (v_all * np.sqrt(n)) for n in (5, 22, 66, 252)}
-    out |= {"down22": m.mean("down", 22) / (month + FLOOR**2), "down66": m.mean("down", 66) / (m.mean("square", 66) + FLOOR**2)}
+    level, month, v_all = m.x.cumsum(axis=-1), m.of("square", 22) + FLOOR**2, v_all + FLOOR
+    out = {f"mom{n}": m.net(n) / (v_all * np.sqrt(n)) for n in (5, 22, 66, 252)}
+    out |= {"down22": m.of("down", 22) / month, "down66": m.of("down", 66) / (m.of("square", 66) + FLOOR**2)}
     out |= {f"fall{n}": (level[..., at] - top) / v_all for n, top in zip((22, 252), highs(level, (22, 252), at), strict=True)}
-    out |= {f"top{n}": top / v_all for n, top in zip((5, 22, 66), highs(np.abs(m.r), (5, 22, 66), at), strict=True)}
-    out["jump22"] = m.mean("smooth", 22) * np.pi / 2 / (month + FLOOR**2) # bipower variation is blind to single jumps
-    return out | {"still22": m.mean("still", 22)}
+    out |= {f"top{n}": top / v_all for n, top in zip((5, 22, 66), highs(np.abs(m.x), (5, 22, 66), at), strict=True)}
+    out["jump22"] = m.of("smooth", 22) * np.pi / 2 / month # bipower variation is blind to single jumps
+    return out | {"still22": m.of("still", 22)}
 
 # %% ../nbs/04_features.ipynb #d4fbf331
 WEEKS, QUARTERS = 13, 8 # between two reports; how many of them are remembered
@@ -240,23 +246,23 @@ WEEKS, QUARTERS = 13, 8 # between two reports; how many of them are remembered
 
 def seasons(
     dates: np.ndarray, # (n,) datetime64[D], ascending
-    size: np.ndarray, # (..., n) moves in units of the volatility known the day before
+    size: np.ndarray, # (..., n) moves in units of the volatility known the day before; NaN before it is known
     at: np.ndarray, # (k,)
 ) -> dict[str, np.ndarray]: # (..., k) root mean square of the moves; 1 = as usual; NaN in the first quarter
     "Were the days ahead busy ones in earlier quarters?"
     place = np.busday_count(dates[0], dates)
-    square = np.full((*size.shape[:-1], place[-1] + 1), np.nan)
-    square[..., place] = np.minimum(size, 8.)**2
-    known = ~np.isnan(square)
-    total, count = running(np.where(known, square, 0.)), running(known)
+    both = np.zeros((2, *size.shape[:-1], place[-1] + 1)) # squares, and whether they are known
+    both[1][..., place] = known = ~np.isnan(size)
+    both[0][..., place] = np.where(known, np.minimum(size, 8.)**2, 0.)
+    total, count = running(both)
     past, out = place[at] - 5 * WEEKS * np.arange(1, QUARTERS + 1)[:, None], {} # quarters, k
     for n in (1, 5, 21):
         near = int(n < 21) # a report may come a day earlier or later
         end = np.maximum(past + n + near + 1, 0) # after the last day of such a window
         begin = np.maximum(end - n - 2 * near, 0)
         days = count[..., end] - count[..., begin]
-        mean = np.where(days > 0, (total[..., end] - total[..., begin]) / np.maximum(days, 1), 1.).mean(axis=-2)
-        out[f"season{n}"] = np.where((days > 0).any(axis=-2), np.sqrt(mean), np.nan)
+        mean = np.where(days > 0, (total[..., end] - total[..., begin]) / days, 1.).sum(axis=-2) / QUARTERS
+        out[f"season{n}"] = np.where(days.any(axis=-2), np.sqrt(mean), np.nan)
     return out
 
 
@@ -271,8 +277,9 @@ def since_jump(
 # %% ../nbs/04_features.ipynb #5110102b
 class Own(NamedTuple):
     "What a single history tells."
-    features: dict[str, np.ndarray] # (..., k) each
-    r: np.ndarray # (..., n) log-returns
+    names: tuple[str, ...]
+    values: np.ndarray # (..., k, features)
+    r: np.ndarray # (..., n) log-returns, NaN first
     v_all: np.ndarray # (..., n) long-run volatility
 
 
@@ -281,15 +288,20 @@ def own_features(
     at: np.ndarray, # (k,) rows that are wanted
 ) -> Own:
     "Everything that a single history tells."
-    r = np.log(stock.adj_close)
-    r = np.concatenate([r[..., :1] * np.nan, r[..., 1:] - r[..., :-1]], axis=-1)
-    v_all, v_ewma97, m = ROOT_HALF_PI * ever(np.abs(r)), np.sqrt(ewma(r**2, .97)), moves(r, at)
-    size = np.abs(r[..., 1:]) / (v_ewma97[..., :-1] + FLOOR)
-    size = np.concatenate([r[..., :1] * np.nan, size], axis=-1)
+    price = np.log(stock.adj_close)
+    r, x, size = (np.full(price.shape, fill) for fill in (np.nan, 0., np.nan))
+    r[..., 1:] = x[..., 1:] = price[..., 1:] - price[..., :-1]
+    v_all, v_ewma97 = ROOT_HALF_PI * ever(np.abs(x)), np.sqrt(ewma(x**2, .97, slice(None)))
+    size[..., 1:] = np.abs(x[..., 1:]) / (v_ewma97[..., :-1] + FLOOR)
+    m = moves(x, at)
     out = volatilities(m, v_all, v_ewma97, at) | ranges(stock, at) | shapes(m, v_all[..., at], at)
     out |= {f"r_{k}": r[..., np.maximum(at - k, 0)] for k in range(5)} # before the second bar: the first, which has none
     out |= seasons(stock.dates, size, at) | {"jump_age": since_jump(size, at)}
-    return Own(out | volumes(stock.volume, at) | calendar(stock.dates[at], r[..., at].shape), r, v_all)
+    out |= volumes(stock.volume, at) | calendar(stock.dates[at])
+    values = np.empty((*r.shape[:-1], len(at), len(out)))
+    for j, value in enumerate(out.values()):
+        values[..., j] = value
+    return Own(tuple(out), values, r, v_all)
 
 # %% ../nbs/04_features.ipynb #4b9e8635
 def volumes(
@@ -305,12 +317,11 @@ def volumes(
 
 def calendar(
     days: np.ndarray, # (k,) datetime64[D]
-    shape: tuple[int, ...], # (..., k)
-) -> dict[str, np.ndarray]: # of that shape
+) -> dict[str, np.ndarray]: # (k,)
     "Where in the week, the month and the year."
-    found = {"weekday": (days.astype(int) + 3) % 7, "monthday": (days - days.astype("datetime64[M]")).astype(int) + 1,
-             "yearday": (days - days.astype("datetime64[Y]")).astype(int) + 1}
-    return {name: np.broadcast_to(number, shape) for name, number in found.items()}
+    number = days.astype(int)
+    return {"weekday": (number + 3) % 7, "monthday": number - days.astype("datetime64[M]").astype("datetime64[D]").astype(int) + 1,
+            "yearday": number - days.astype("datetime64[Y]").astype("datetime64[D]").astype(int) + 1}
 
 # %% ../nbs/04_features.ipynb #0c76d45e
 def market_return(
@@ -351,7 +362,7 @@ def _market(m: np.ndarray, spread: np.ndarray, stress: np.ndarray, at: np.ndarra
     unit, level = ever(size)[at + 1] + FLOOR, m.cumsum()
     total, count = sums(m, (5, 22, 252), at)
     out = {f"m_v_abs{n}": ROOT_HALF_PI * size_of[n] for n in (1, 5, 22)}
-    out |= {f"m_v_ewma{a}": np.sqrt(ewma(square, a / 100)[at + 1]) for a in (94, 99)}
+    out |= {f"m_v_ewma{a}": np.sqrt(ewma(square, a / 100, at + 1)) for a in (94, 99)}
     out |= {f"m_v_spread{n}": spread_of[n] for n in (1, 22)} | {f"m_stress{n}": stress_of[n] for n in windows}
     for n, net, known in zip((5, 22, 252), total, count, strict=True):
         out[f"m_mom{n}"] = np.where(known >= n // 2, net, np.nan) / (unit * np.sqrt(n))
@@ -360,7 +371,8 @@ def _market(m: np.ndarray, spread: np.ndarray, stress: np.ndarray, at: np.ndarra
 # %% ../nbs/04_features.ipynb #16c04a12
 def standing(
     r: np.ndarray, # (stocks, days) log-returns, NaN = not traded
-    own: dict[str, np.ndarray], # own features (stocks, k) on the days that are wanted; NaN = not traded
+    heat: np.ndarray, # (stocks, k) present over long-run volatility on the days that are wanted
+    mom66: np.ndarray, # (stocks, k)
     at: np.ndarray, # (k,) those days
 ) -> dict[str, np.ndarray]: # (stocks, k) each; NaN without a market
     "A stock relative to the others on the same day."
@@ -371,94 +383,16 @@ def standing(
     count, n = np.where(count[0] >= 126, count[0], np.nan), np.where(n[0] >= 126, n[0], np.nan)
     cov, var = (xm - x * y / count) / (count - 1), (mm - own_m**2 / n) / (n - 1)
     rank = lambda z: pd.DataFrame(z).rank(axis=0, pct=True).to_numpy() # noqa: E731
-    out = {"m_beta": cov / (var + FLOOR**2), "m_rank_vol": rank(own["v_ewma94"] / (own["v_all"] + FLOOR)), "m_rank_mom": rank(own["mom66"])}
+    out = {"m_beta": cov / (var + FLOOR**2), "m_rank_vol": rank(heat), "m_rank_mom": rank(mom66)}
     return {name: np.where(np.isnan(m[at]) | np.isnan(r[:, at]), np.nan, z) for name, z in out.items()}
 
-# %% ../nbs/04_features.ipynb #59178144
-MARKET = ("m_v_abs1", "m_v_abs5", "m_v_abs22", "m_v_ewma94", "m_v_ewma99", "m_v_spread1", "m_v_spread22", "m_stress1", "m_stress5",
-          "m_stress22", "m_stress66", "m_stress252", "m_mom5", "m_mom22", "m_mom252", "m_r", "m_fall252", "m_beta", "m_rank_vol",
-          "m_rank_mom")
-
-
-def _by_days(stocks: list[History], newest: bool) -> list[Own]:
-    "Own features of all rows, or of the newest; stocks of the same days at once."
-    groups: dict[bytes, list[int]] = {}
-    for i, stock in enumerate(stocks):
-        groups.setdefault(stock.dates.tobytes(), []).append(i)
-    out: list[Own] = [None] * len(stocks)
-    for group in groups.values():
-        first = stocks[group[0]]
-        last = len(first.dates) - 1
-        for part in [group] if newest else [[i] for i in group]: # all rows of many stocks at once would not fit a cache
-            many = History(first.ticker, first.dates, *(np.stack(x) for x in zip(*(stocks[i][2:] for i in part), strict=True)))
-            own = own_features(many, np.array([last]) if newest else np.arange(last + 1))
-            for j, i in enumerate(part):
-                out[i] = Own({name: x[j] for name, x in own.features.items()}, own.r[j], own.v_all[j])
-    return out
-
-# %% ../nbs/04_features.ipynb #6d705949
-def _with_market(stocks: list[History], own: list[Own], newest: bool) -> list[dict[str, np.ndarray]]:
-    "All features of each stock, in the rows of its own ones."
-    days = np.unique(np.concatenate([s.dates for s in stocks]))
-    place = [days.searchsorted(s.dates) for s in stocks]
-    r, v_all = (np.full((len(stocks), len(days)), np.nan) for _ in range(2))
-    at = np.array([len(days) - 1]) if newest else np.arange(len(days))
-    rows = [np.zeros(1, int)] * len(stocks) if newest else place
-    seen = {name: np.full((len(stocks), len(at)), np.nan) for name in ("v_ewma94", "v_all", "mom66")}
-    for i, o in enumerate(own):
-        r[i, place[i]], v_all[i, place[i]] = o.r, o.v_all
-        for name, x in seen.items():
-            x[i, rows[i]] = o.features[name]
-    common, each = market_features(r, v_all, at), standing(r, seen, at)
-    return [o.features | {n: x[rows[i]] for n, x in common.items()} | {n: x[i, rows[i]] for n, x in each.items()}
-            for i, o in enumerate(own)]
-
-
-def _matrix(stocks: list[History], newest: bool) -> tuple[list[str], np.ndarray]: # names; float32 (rows, features)
-    "Features of all stocks, one below the other."
-    with np.errstate(all="ignore"): # nothing known gives NaN
-        own = _by_days(stocks, newest)
-        many = len(stocks) >= MARKET_NAMES
-        all_of = _with_market(stocks, own, newest) if many else [o.features for o in own]
-        names = [*own[0].features, *MARKET]
-        out = np.full((sum(len(o.features["v_all"]) for o in own), len(names)), np.nan, np.float32)
-        start = 0
-        for found in all_of:
-            stop = start + len(found["v_all"])
-            for j, name in enumerate(names):
-                if name in found:
-                    out[start:stop, j] = found[name]
-            start = stop
-    out[np.isinf(out)] = np.nan
-    return names, out
-
-# %% ../nbs/04_features.ipynb #5b3a5169
-def make_features(
-    bars: pd.DataFrame, # any bars, of one stock or of many, sorted by ticker and date
-) -> pd.DataFrame: # ticker, date, then one float32 column per feature; a row per bar
-    "Point-in-time features of every bar."
-    names, values = _matrix(histories(bars), newest=False)
-    return bars[BAR_KEY].reset_index(drop=True).join(pd.DataFrame(values, columns=names))
-
-
+# %% ../nbs/04_features.ipynb #5a7f8f85
 class Rows(NamedTuple):
     "A few rows of features, without the cost of a table."
     names: tuple[str, ...]
     values: np.ndarray # float32 (n, features)
 
 
-def newest_features(
-    stocks: list[History],
-) -> Rows: # a row a stock
-    "The same of the last bar of each stock."
-    if len({s.dates[-1] for s in stocks}) > 1 and len(stocks) >= MARKET_NAMES: # the market of another day for each
-        table = make_features(as_bars(stocks))
-        last = np.cumsum([len(s.dates) for s in stocks]) - 1
-        return Rows(tuple(feature_columns(table)), table[feature_columns(table)].to_numpy(np.float32)[last])
-    names, values = _matrix(stocks, newest=True)
-    return Rows(tuple(names), values)
-
-# %% ../nbs/04_features.ipynb #5a7f8f85
 def feature_columns(
     features: pd.DataFrame | Rows,
 ) -> list[str]:
@@ -474,7 +408,7 @@ def columns(
     "Some features as numbers."
     if isinstance(features, pd.DataFrame):
         return features[names].to_numpy(dtype, copy=True)
-    return features.values[:, [features.names.index(n) for n in names]].astype(dtype)
+    return features.values[:, _places(features.names, tuple(names))].astype(dtype)
 
 
 def column(
@@ -485,3 +419,85 @@ def column(
     if isinstance(features, pd.DataFrame):
         return features[name].to_numpy(float)
     return features.values[:, features.names.index(name)].astype(float)
+
+
+@cache
+def _places(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[int]:
+    "Where some names stand among all."
+    return [names.index(n) for n in wanted]
+
+# %% ../nbs/04_features.ipynb #59178144
+MARKET = ("m_v_abs1", "m_v_abs5", "m_v_abs22", "m_v_ewma94", "m_v_ewma99", "m_v_spread1", "m_v_spread22", "m_stress1", "m_stress5",
+          "m_stress22", "m_stress66", "m_stress252", "m_mom5", "m_mom22", "m_mom252", "m_r", "m_fall252", "m_beta", "m_rank_vol",
+          "m_rank_mom")
+
+
+def _groups(stocks: list[History], newest: bool) -> list[list[int]]:
+    "Stocks whose newest rows can be made at once, for they have the same days. All rows of many at once would fit no cache."
+    groups: dict[object, list[int]] = {}
+    for i, stock in enumerate(stocks):
+        groups.setdefault(stock.dates.tobytes() if newest and len(stocks) > 1 else i, []).append(i)
+    return list(groups.values())
+
+
+def _own(stocks: list[History], newest: bool) -> tuple[tuple[str, ...], list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    "Names; own features (k, features), returns and long-run volatilities of each stock, of all rows or the newest."
+    values, r, v_all = ([None] * len(stocks) for _ in range(3))
+    for group in _groups(stocks, newest):
+        first = stocks[group[0]]
+        last = len(first.dates) - 1
+        many = first._replace(ticker="", **{c: np.stack([getattr(stocks[i], c) for i in group]) for c in (*PRICES, "volume")}
+                              ) if len(group) > 1 else History("", first.dates, *(x[None] for x in first[2:]))
+        own = own_features(many, np.array([last]) if newest else np.arange(last + 1))
+        for j, i in enumerate(group):
+            values[i], r[i], v_all[i] = own.values[j], own.r[j], own.v_all[j]
+    return own.names, values, r, v_all
+
+# %% ../nbs/04_features.ipynb #6d705949
+def _market_of(stocks: list[History], rows: Rows, r: list[np.ndarray], v_all: list[np.ndarray], newest: bool) -> np.ndarray:
+    "The features `MARKET` (rows, 20) of each row of own features."
+    days = np.unique(np.concatenate([s.dates for s in stocks]))
+    place = [days.searchsorted(s.dates) for s in stocks]
+    wide, level = (np.full((len(stocks), len(days)), np.nan) for _ in range(2))
+    for i, there in enumerate(place):
+        wide[i, there], level[i, there] = r[i], v_all[i]
+    at = np.array([len(days) - 1]) if newest else np.arange(len(days))
+    day = np.zeros(len(stocks), int) if newest else np.concatenate(place)
+    stock = np.repeat(np.arange(len(stocks)), 1 if newest else [len(s.dates) for s in stocks])
+    heat, mom66 = (np.full((len(stocks), len(at)), np.nan) for _ in range(2))
+    heat[stock, day], mom66[stock, day] = column(rows, "v_ewma94") / (column(rows, "v_all") + FLOOR), column(rows, "mom66")
+    common, each = market_features(wide, level, at), standing(wide, heat, mom66, at)
+    unknown = np.full(len(at), np.nan)
+    return np.column_stack([each[n][stock, day] if n in each else common.get(n, unknown)[day] for n in MARKET])
+
+
+def _rows(stocks: list[History], newest: bool) -> Rows:
+    "Features of all stocks, one below the other."
+    with np.errstate(all="ignore"): # nothing known gives NaN
+        names, values, r, v_all = _own(stocks, newest)
+        own = np.concatenate(values).astype(np.float32)
+        out = np.full((len(own), len(names) + len(MARKET)), np.nan, np.float32)
+        out[:, :len(names)] = own
+        if len(stocks) >= MARKET_NAMES:
+            out[:, len(names):] = _market_of(stocks, Rows(names, own), r, v_all, newest)
+    out[np.isinf(out)] = np.nan
+    return Rows((*names, *MARKET), out)
+
+# %% ../nbs/04_features.ipynb #5b3a5169
+def make_features(
+    bars: pd.DataFrame, # any bars, of one stock or of many, sorted by ticker and date
+) -> pd.DataFrame: # ticker, date, then one float32 column per feature; a row per bar
+    "Point-in-time features of every bar."
+    rows = _rows(histories(bars), newest=False)
+    return bars[BAR_KEY].reset_index(drop=True).join(pd.DataFrame(rows.values, columns=rows.names))
+
+
+def newest_features(
+    stocks: list[History],
+) -> Rows: # a row a stock
+    "The same of the last bar of each stock."
+    if len({s.dates[-1] for s in stocks}) == 1 or len(stocks) < MARKET_NAMES:
+        return _rows(stocks, newest=True)
+    last = np.cumsum([len(s.dates) for s in stocks]) - 1 # the market of another day for each
+    rows = _rows(stocks, newest=False)
+    return Rows(rows.names, rows.values[last])
