@@ -5,7 +5,7 @@ import { checkLength, CsvProblem, readCsv } from "./csv.js";
 import { capital, day, fill, make, price, title } from "./words.js";
 import { drawTabs, lead, quantileTable, verdicts } from "./views.js";
 
-const MAX_FILE = 16 * 2 ** 20; // bytes; more than any history of daily prices
+const MAX_FILE = 16 * 2 ** 20; // bytes
 const SILENT = "The service did not answer. Is it still running?";
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
@@ -42,7 +42,7 @@ function readForm() {
   try {
     const { stocks, notes } = readCsv($("csv").value), ticker = chooseTicker([...stocks.keys()].filter(Boolean));
     if (!ticker) return null;
-    const { bars, lines } = stocks.get(ticker) ?? stocks.values().next().value;
+    const { bars, lines } = stocks.get(ticker) ?? stocks.values().next().value ?? { bars: [] };
     checkLength(bars);
     state.lines = lines;
     say("read", [`${bars.length} sessions, ${day(bars[0].date)} to ${day(bars.at(-1).date)}.`, ...notes].join(" "));
@@ -82,12 +82,12 @@ function lineButton(line) {
   button.addEventListener("click", () => {
     const area = $("csv"), before = area.value.split("\n").slice(0, line), end = before.join("\n").length;
     area.setSelectionRange(end - before.at(-1).length, end);
-    area.focus(); // scrolls there
+    area.focus();
   });
   return button;
 }
 
-// The service speaks to programs: its bars have numbers, a CSV has lines.
+// The service counts bars, a person counts lines.
 function tellRefusal({ status, data }) {
   if (status === 401) return askForKey();
   if (!data.errors) return tell("other", data.detail);
@@ -142,6 +142,7 @@ async function ask(moveOn) {
     else if (why.status !== 404) tellRefusal(why);
   } catch (e) {
     if (e.name === "AbortError") return;
+    $("why").hidden = true; // it would tell of other prices
     tell("other", SILENT);
     throw e;
   }
@@ -166,7 +167,9 @@ function show(request, { data: answer, headers }) {
 
 function moveToResult() {
   const { top } = $("headline").getBoundingClientRect();
-  if (top < 0 || top > innerHeight / 2) $("headline").focus(); // which scrolls there
+  if (top > 0 && top < innerHeight / 2) return; // in sight
+  $("headline").focus({ preventScroll: true });
+  $("result").scrollIntoView();
 }
 
 function showChart() {
@@ -176,7 +179,7 @@ function showChart() {
   readPoint(state.at);
 }
 
-// Reads out one point; null is rest: the farthest horizon is told, and nothing is marked.
+// Null is rest: the farthest horizon is told, nothing is marked.
 function readPoint(at) {
   const { points, mark } = state.chart, last = points.length - 1, text = pointText(points[at ?? last]);
   state.at = at;
@@ -192,7 +195,7 @@ function pointUnder({ offsetX: x }) {
 
 function stepPoint(event) {
   const last = state.chart.points.length - 1;
-  const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 21, PageDown: -21, Home: -last, End: last }[event.key];
+  const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, Home: -last, End: last }[event.key];
   if (!step) return;
   event.preventDefault();
   readPoint(Math.max(0, Math.min(last, (state.at ?? last) + step)));
@@ -222,7 +225,7 @@ on("sample", "click", takeSample);
 on("choose", "click", () => $("file").click());
 on("file", "change", async () => {
   await takeFile($("file").files[0]);
-  $("file").value = ""; // the same file again is a change again
+  $("file").value = ""; // to be chosen again
 });
 on("csv", "input", ({ inputType }) => {
   if (inputType !== "insertFromPaste") return;
@@ -233,7 +236,7 @@ for (const id of ["ticker", "horizons"]) on(id, "change", () => state.answer && 
 
 for (const type of ["dragover", "dragleave", "drop"]) {
   addEventListener(type, (event) => {
-    event.preventDefault(); // or the browser would leave the page for the file
+    event.preventDefault(); // or the browser would open the file
     document.body.classList.toggle("dropping", type === "dragover");
     if (type === "drop" && event.dataTransfer.files.length) takeFile(event.dataTransfer.files[0]);
   });

@@ -1,12 +1,12 @@
-// The fan chart: what the price did, and the bands in which it may be up to the farthest horizon.
+// The fan chart: what the price did, and the bands in which it may be.
 
 import { dates, day, makeSvg, price, span, time, title } from "./words.js";
 
 const BANDS = [["0.025", "0.975", "95%"], ["0.1", "0.9", "80%"], ["0.25", "0.75", "50%"]];
-const EDGE = ["0.5", "0.975", "0.025", "0.9", "0.1"]; // labelled at the right edge; the first ones, if room is short
+const EDGE = ["0.5", "0.975", "0.025", "0.9", "0.1"]; // labels, the first ones if room is short
 const DAY = 864e5;
 
-// History as if quoted today, and the knots that the fan passes through.
+// History as if quoted today, and the knots of the fan.
 export function fanData(bars, answer) {
   const last = bars.at(-1), origin = time(last.date), adjusted = (b) => b.adj_close ?? b.close;
   const knots = answer.forecasts.map((f) => ({ t: time(f.target_date), iso: f.target_date, ...f }));
@@ -23,16 +23,16 @@ export function fanSummary({ history, knots }) {
   return `Chart: prices since ${since} and a fan that widens until ${day(iso)}: ${BANDS.map(range(prices)).join(", ")}. A table follows.`;
 }
 
-// What stands at one point of the chart.
 export function pointText(point) {
   if (!point.prices) return `${day(point.iso)}: ${price(point.value)}`;
   const median = `${day(point.iso)}, ${span(point.horizon)}: median\u00a0${price(point.prices["0.5"])}`;
   return [median, ...BANDS.map(range(point.prices)).reverse()].join(" · ");
 }
 
-// Returns all points with their x, and a function that marks one of them.
+// Returns its points, and a function that marks one.
 export function drawFan(svg, data, log) {
-  const { clientWidth: width, clientHeight: height } = svg, box = { left: 44, right: width - 62, top: 28, bottom: height - 26, width };
+  const { clientWidth: width, clientHeight } = svg, label = 14 + 7 * price(data.knots.at(-1).prices["0.975"]).length;
+  const box = { left: label, right: width - label, top: 28, bottom: clientHeight - 26, width };
   const scales = makeScales(data, box, log), marker = makeSvg("g", { class: "marker" });
   svg.replaceChildren(...grid(data, box, scales, log), ...fan(data, scales), ...horizonMarks(data, box, scales),
     ...edgeLabels(data, box, scales), marker);
@@ -52,7 +52,7 @@ function makeScales({ history, knots }, box, log) {
   };
 }
 
-// Between two knots a level moves with the square root of time, as the spread of prices does.
+// Between two knots a level moves with the root of time, as prices spread.
 function levelPath({ origin, close, knots }, scales, level) {
   const stops = [[0, Math.log(close)], ...knots.map((k) => [Math.sqrt(k.t - origin), Math.log(k.prices[level])])];
   return stops.slice(1).flatMap((b, i) => Array.from({ length: 17 }, (_, k) => {
@@ -87,7 +87,7 @@ function grid(data, box, scales, log) {
   return [...lines, ...days, line("axis", left, bottom, right, bottom), line("today", now, top, now, bottom)];
 }
 
-// Names of the horizons above their dates, the farthest first: near ones have no room in a wide fan.
+// Names of the horizons, the farthest first: near ones may have no room.
 function horizonMarks({ knots, origin }, box, scales) {
   let free = box.width;
   return knots.toReversed().flatMap((k) => {

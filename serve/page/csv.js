@@ -3,8 +3,9 @@
 import { time } from "./words.js";
 
 const MIN_BARS = 67, MAX_BARS = 50000; // what the service takes
-const MAX_TOLD = 6; // errors of one file
+const MAX_TOLD = 6; // errors
 const NAMES = {
+  __proto__: null, // a column may be called "constructor"
   timestamp: "date", close_last: "close", price: "close", adjclose: "adj_close", adjusted_close: "adj_close", symbol: "ticker",
 };
 const PRICES = ["open", "high", "low", "close", "adj_close"];
@@ -33,6 +34,7 @@ export function readCsv(text) {
   const names = columnsOf(head), notes = [], unused = head.cells.filter((c, i) => !names[i]);
   if (unused.length) notes.push(`Not used: ${shorten(unused.join(", "), 60)}.`);
   for (const row of rows) {
+    if (row.cells.slice(names.length).some(Boolean)) refuse(`has more values than there are columns: ${row.cells.length}`, row.line);
     const given = names.map((name, i) => [name, row.cells[i] ?? ""]).filter(([name, cell]) => name && !NOTHING.has(cell.toLowerCase()));
     row.values = Object.fromEntries(given);
   }
@@ -71,14 +73,14 @@ function columnsOf({ line, cells }) {
   return names;
 }
 
-// 2026-01-31, 01/31/2026 or 31.01.2026, and a time of day after it. Null where it is no date: there is no 30 February.
+// 2026-01-31, 01/31/2026 or 31.01.2026, and a time of day after it. Null for 30 February.
 function readDate(text) {
   const iso = text.replace(/[T ].*/, "")
     .replace(/^(\d\d?)\/(\d\d?)\/(\d{4})$/, "$3-$1-$2")
     .replace(/^(\d\d?)\.(\d\d?)\.(\d{4})$/, "$3-$2-$1")
     .replace(/^(\d{4})\D?(\d\d?)\D?(\d\d?)$/, (_, ...parts) => parts.slice(0, 3).map((p) => p.padStart(2, "0")).join("-"));
   const t = time(iso);
-  return t && new Date(t).toISOString().startsWith(iso) ? iso : null;
+  return !Number.isNaN(t) && new Date(t).toISOString().startsWith(iso) ? iso : null;
 }
 
 // 1.234,50 where semicolons stand between the cells, $1,234.50 elsewhere. NaN where it is no number.
@@ -94,7 +96,7 @@ function numberReader(rows, separator) {
 
 function byTicker(rows, readNumber, notes) {
   const stocks = new Map(), problems = [], priced = rows.filter((r) => PRICES.some((p) => p in r.values));
-  if (priced.length < rows.length) notes.push(`Without prices, left out: ${rows.length - priced.length}.`); // holidays, in some sources
+  if (priced.length < rows.length) notes.push(`Without prices, left out: ${rows.length - priced.length}.`);
   for (const { line, values } of priced) {
     const bar = {}, wrong = readBar(bar, values, readNumber), ticker = (values.ticker ?? "").toUpperCase();
     if (wrong) problems.push({ line, message: wrong });

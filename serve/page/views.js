@@ -1,4 +1,4 @@
-// What stands around the chart: the sentence above it, the table, the verdicts on skill, the reasons.
+// What stands around the chart: a sentence, the table, the verdicts, the reasons.
 
 import { capital, day, fill, make, percent, price, span, title } from "./words.js";
 
@@ -30,16 +30,16 @@ export function verdicts({ forecasts, model }) {
 }
 
 export function drawTabs(list, panel, { forecasts }) {
-  const tabs = forecasts.map(({ horizon }) => make("button", { type: "button", role: "tab", id: `tab-${horizon}`, "aria-controls": "panel" },
-    title(horizon)));
+  const tab = { type: "button", role: "tab", "aria-controls": "panel" };
+  const tabs = forecasts.map(({ horizon }) => make("button", { ...tab, id: `tab-${horizon}` }, title(horizon)));
   const choose = (i) => {
-    tabs.forEach((tab, k) => fill(tab, { "aria-selected": k === i, tabindex: k === i ? 0 : -1 }));
+    tabs.forEach((one, k) => fill(one, { "aria-selected": k === i, tabindex: k === i ? 0 : -1 }));
     fill(panel, { "aria-labelledby": tabs[i].id });
     panel.replaceChildren(...reasons(forecasts[i]));
   };
-  tabs.forEach((tab, i) => {
-    tab.addEventListener("click", () => choose(i));
-    tab.addEventListener("keydown", (event) => {
+  tabs.forEach((one, i) => {
+    one.addEventListener("click", () => choose(i));
+    one.addEventListener("keydown", (event) => {
       const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: -1 }[event.key];
       if (to === undefined) return;
       event.preventDefault();
@@ -59,13 +59,13 @@ function reasons({ contributions, words }) {
     const side = make("span", { class: log > 0 ? "wider" : "narrower" }, bar);
     return make("li", {}, make("span", {}, name), side, make("span", {}, percent(log)));
   });
-  const parts = words.split(/\s(?=(?:Widening|Calming|Which way)\b)/).map((w) => make("p", {}, w)); // on lines of their own: it is long
+  const parts = words.split(/\s(?=(?:Widening|Calming|Which way)\b)/).map((w) => make("p", {}, w)); // on lines of their own
   return [make("ol", { class: "factors" }, bars), make("div", { class: "words" }, parts)];
 }
 
-// A feature may act in several parts of the model: people want one bar. The long-run level is where all starts, no reason.
+// A feature may act in several parts of the model: people want one bar. The long-run level is no reason.
 function strongest(contributions) {
-  if (!contributions.some((c) => c.part === "level")) return []; // a model that looks at no feature
+  if (!contributions.some((c) => c.part === "level")) return []; // no feature is looked at
   const logs = new Map();
   for (const c of contributions.filter((one) => one.part !== "level")) logs.set(c.words, (logs.get(c.words) ?? 0) + c.contribution);
   const all = [...logs].map(([name, log]) => ({ name: capital(name), log })).sort((a, b) => Math.abs(b.log) - Math.abs(a.log));

@@ -13,18 +13,20 @@ const digits = (n) => ({ minimumFractionDigits: n, maximumFractionDigits: n });
 
 // Cents matter below a thousand, smaller parts to a penny share.
 export function price(value) {
-  return value.toLocaleString("en", value < 1 ? { maximumSignificantDigits: 3 } : digits(value < 1000 ? 2 : 0));
+  const penny = { minimumSignificantDigits: 3, maximumSignificantDigits: 3 };
+  return value.toLocaleString("en", value < 1 ? penny : digits(value < 1000 ? 2 : 0));
 }
 
 // A log-return as the percent that a holder sees.
 const percentFormat = new Intl.NumberFormat("en", { style: "percent", signDisplay: "exceptZero", ...digits(1) });
 export const percent = (logReturn) => percentFormat.format(Math.expm1(logReturn)).replace("-", "−");
 
-// Text stays text, whatever a file or the service has put in it.
+// Text stays text, whoever wrote it.
 export function fill(element, attributes = {}, children = []) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children.flat());
   return element;
 }
 export const make = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
-export const makeSvg = (tag, attributes, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const SVG = "http://www.w3.org/2000/svg";
+export const makeSvg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
