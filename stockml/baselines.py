@@ -121,9 +121,10 @@ class Har(Classical):
         return self
 
     def scale(self, features):
-        level = long_run(features)
-        with_market, without = (har_design(features, m)[0] @ self.coef[m].T for m in (True, False))
-        relative = np.where(np.isfinite(with_market), with_market, without)
+        x, level = har_design(features, True)
+        relative, own = x @ self.coef[True].T, len(HAR_OWN) + 1
+        if (alone := np.isnan(x).any(axis=1)).any():
+            relative[alone] = x[alone, :own] @ self.coef[False].T
         return np.maximum(relative, .3) * level[:, None] * np.sqrt(self.horizons)
 
     def state(self):

@@ -306,7 +306,7 @@ def test_a_version_names_all_that_a_forecast_depends_on(bundle, tmp_path):
 def test_a_forecast_is_the_training_code_s_scale_times_the_residuals(bundle, panel):
     last = make_features(panel).groupby("ticker").tail(1)
     model = bundle.models["xgboost"]
-    scales = corrected_scale(model.booster, model.har, last)
+    scales = corrected_scale(model.booster.inplace_predict, model.har, last)
     for answer, scale in zip(forecast(bundle, panel), scales, strict=True):
         for k, part in enumerate(answer["forecasts"]):
             quantiles = scale[k] * bundle.quantiles["market", "xgboost"][1][answer["ticker"]][k]

@@ -314,7 +314,7 @@ def test_the_device_reaches_the_training_and_not_the_model(monkeypatch, features
 def test_corrected_scale_takes_its_parts(model, features):
     har = Har()
     har.horizons, har.coef = HORIZONS, model.har.coef
-    np.testing.assert_array_equal(corrected_scale(model.booster, har, features), model.scale(features))
+    np.testing.assert_array_equal(corrected_scale(model.booster.inplace_predict, har, features), model.scale(features))
 
 
 # all models
