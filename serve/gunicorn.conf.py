@@ -21,8 +21,10 @@ def on_starting(server) -> None:
     "Refuse a bad bundle, or a door left open, before a port is opened. Of the bundle nothing is kept: each worker loads its own."
     from serve.access import Access, check_door
     from serve.model import load_bundle, model_folder
+    from serve.worker import drain_seconds, request_seconds
 
     try:
+        drain_seconds(), request_seconds()
         check_door(server.cfg.address, Access.from_environment())
         load_bundle(model_folder())
     except StockmlError as e:

@@ -4,6 +4,7 @@ gunicorn's own hands a connection to a thread at its first byte; eight clients t
 ones served. Here the main loop gathers what comes, of all clients at once, and a thread begins when there is nothing to wait for.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from gunicorn import http, util
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from stockml.config import StockmlError
+from stockml.config import BadInput, StockmlError
 
 from .body import MAX_BODY
 from .problems import details
@@ -26,11 +27,10 @@ from .watch import every_second
 
 MAX_HEAD = 2**16  # bytes of a request's head
 MAX_GATHERED = 64 * 2**20  # bytes of requests on their way, of all clients of a worker together
-REQUEST_S = 15  # seconds from a request's first byte to its last
 STALL_S = 5  # seconds that a thread waits for a client to go on, one way or the other
 LINGER_S = 2  # seconds for a client to read the end and hang up
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.IGNORECASE)
-CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
 
 
@@ -53,9 +53,14 @@ class Gathered:
         return len(self.data) < self.size and bool(EXPECT.search(head))
 
     @property
+    def endless(self) -> bool:
+        "Is its head longer than any is?"
+        return not self.size and len(self.data) > MAX_HEAD
+
+    @property
     def whole(self) -> bool:
         "Is it all there, or more than anyone will read?"
-        return 0 < self.size <= len(self.data) or len(self.data) > (MAX_BODY if self.size else 0) + MAX_HEAD \
+        return 0 < self.size <= len(self.data) or len(self.data) > MAX_BODY + MAX_HEAD \
             or (self.chunked and self.data.endswith(b"0\r\n\r\n"))
 
 
@@ -69,6 +74,7 @@ class Worker(ThreadWorker):
         self.size = 0  # bytes gathered
         self.checked = time.monotonic()
         self.leave_at: float | None = None
+        self.patience = request_seconds()
 
     def load_wsgi(self):
         try:
@@ -89,11 +95,10 @@ class Worker(ThreadWorker):
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stall)
         conn.sock.setblocking(False)
         if not self._gather(conn):
-            self._await(conn, REQUEST_S, self._on_more)
+            self._await(conn, self.patience, self._on_more)
 
     def _on_more(self, conn: TConn, _) -> None:
-        if self._gather(conn):
-            self._forget(conn)
+        self._gather(conn)
 
     def _gather(self, conn: TConn) -> bool:
         "Read what is there. True if that was the end of it: a request for a thread, or a client that left."
@@ -105,6 +110,8 @@ class Worker(ThreadWorker):
                 self.size += len(piece)
                 if request.add(piece):
                     conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if request.endless:
+                    return self._refuse(conn, 431, "Request Header Fields Too Large", f"a head of more than {MAX_HEAD:,} bytes")
         except BlockingIOError:
             return self._make_room()
         except OSError:
@@ -114,6 +121,7 @@ class Worker(ThreadWorker):
 
     def _hand_over(self, conn: TConn) -> None:
         "Let a thread answer."
+        self._forget(conn)
         data = self._taken(conn)
         if conn.parser is None:
             conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
@@ -153,10 +161,14 @@ class Worker(ThreadWorker):
         conn.close()
         return True
 
-    def _refuse(self, conn: TConn, status: int, title: str, detail: str) -> None:
+    def _refuse(self, conn: TConn, status: int, title: str, detail: str) -> bool:
         "End it with a word."
-        write_problem(conn.sock, status, title, detail)
-        self._drop(conn)
+        self._forget(conn)
+        self._taken(conn)
+        with contextlib.suppress(OSError):
+            write_problem(conn.sock, status, title, detail)
+        self._linger(conn)
+        return True
 
     def murder_pending(self) -> None:
         "In every turn of the loop: end what takes too long."
@@ -166,7 +178,7 @@ class Worker(ThreadWorker):
         self.checked = now
         for conn in [c for c, deadline in self.deadlines.items() if deadline < now]:
             if conn in self.gathered and self.gathered[conn].data:
-                self._refuse(conn, 408, "Request Timeout", f"the request did not arrive within {REQUEST_S} seconds")
+                self._refuse(conn, 408, "Request Timeout", f"it did not arrive within {self.patience:g} seconds")
             else:
                 self._drop(conn)
         if self.leave_at and self.leave_at < now:
@@ -176,14 +188,18 @@ class Worker(ThreadWorker):
         "Keep a connection for the next request, or end it without waiting: gunicorn would, with all others waiting too."
         if self.alive and not future.cancelled() and not future.exception() and future.result():
             super().finish_request(conn, future)
-            return
+        else:
+            self._linger(conn)
+
+    def _linger(self, conn: TConn) -> None:
+        "Hang up, but listen until the other side did too: else it might lose our last words."
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._drop(conn)
-            return
-        self._await(conn, LINGER_S, self._on_last)
+        else:
+            self._await(conn, LINGER_S, self._on_last)
 
     def _on_last(self, conn: TConn, _) -> None:
         "A client that still sends is listened to, or it would not hear us; one that hung up is forgotten."
@@ -205,7 +221,7 @@ class Worker(ThreadWorker):
         elif not self.leave_at:
             self.wsgi.extensions["stockml"].draining = True
             self.cfg.set("keepalive", 0)  # who comes back comes over a new connection: to another server
-            self.leave_at = time.monotonic() + float(os.environ.get("STOCKML_DRAIN_SECONDS", "0"))
+            self.leave_at = time.monotonic() + drain_seconds()
             self.checked = 0.
             self.method_queue.defer(lambda: None)  # wake the loop
 
@@ -230,6 +246,23 @@ class Worker(ThreadWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         super().wait_for_and_dispatch_events(min(timeout, .5))
+
+
+def drain_seconds() -> float:
+    "How long to go on after SIGTERM, while others are told to send no more."
+    return _seconds("STOCKML_DRAIN_SECONDS", "0")
+
+
+def request_seconds() -> float:
+    "How long a request may take from its first byte to its last."
+    return _seconds("STOCKML_REQUEST_SECONDS", "15")
+
+
+def _seconds(name: str, usual: str) -> float:
+    text = os.environ.get(name, usual)
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text):
+        raise BadInput(f"{name}: {text!r} is no number of seconds")
+    return float(text)
 
 
 def write_problem(sock: socket.socket, status: int, title: str, detail: str) -> None:

@@ -1,5 +1,7 @@
 "The service as it runs in production: gunicorn, two workers, a real port."
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -7,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -17,6 +20,8 @@ from pathlib import Path
 import pytest
 
 from serve.body import MAX_BODY
+from stockml.bundle import move_folder, write_manifest
+from stockml.files import read_json
 
 PATIENCE = 60  # seconds; a busy machine takes ten to start
 JSON = {"Content-Type": "application/json"}
@@ -38,10 +43,10 @@ class Server:
         "A connection of its own."
         return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
-    def ask(self, method: str, path: str, body=None) -> tuple[int, dict]:
+    def ask(self, method: str, path: str, body=None, headers: dict | None = None) -> tuple[int, dict]:
         "Status and JSON of one request."
         connection = self.connect()
-        connection.request(method, path, body, JSON)
+        connection.request(method, path, body, JSON | (headers or {}))
         answer = connection.getresponse()
         result = answer.status, json.loads(answer.read())
         connection.close()
@@ -63,6 +68,14 @@ class Server:
         return [int(p) for p in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    "Return once it holds."
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(.1)
+
+
 @contextmanager
 def running(root: Path, bundle: Path, log: Path, **env: str) -> Iterator[Server]:
     "A server that answers, and that is gone afterwards."
@@ -82,8 +95,12 @@ def running(root: Path, bundle: Path, log: Path, **env: str) -> Iterator[Server]
 @pytest.fixture(scope="module")
 def server(root, bundle_folder, tmp_path_factory) -> Iterator[Server]:
     "One server for the tests that leave it as it was."
-    with running(root, bundle_folder, tmp_path_factory.mktemp("gunicorn") / "log") as server:
+    with running(root, bundle_folder, tmp_path_factory.mktemp("gunicorn") / "log", STOCKML_REQUEST_SECONDS="4") as server:
         yield server
+        start = time.monotonic()
+        server.process.terminate()
+        server.process.wait(PATIENCE)
+        assert time.monotonic() - start < 10  # not one connection was forgotten
 
 
 def test_it_forecasts(server, client, good):
@@ -113,6 +130,14 @@ def test_a_wrong_request_leaves_it_serving(server):
     assert server.ask("GET", "/version")[0] == 200
 
 
+def test_it_asks_others_for_keys(root, bundle_folder, tmp_path, good):
+    (tmp_path / "keys").write_text(f"ann:{hashlib.sha256(b'secret').hexdigest()}")
+    env = {"HOST": "0.0.0.0", "STOCKML_API_KEYS_FILE": str(tmp_path / "keys")}  # noqa: S104
+    with running(root, bundle_folder, tmp_path / "log", **env) as server:
+        assert server.ask("POST", "/v1/forecast", json.dumps(good))[0] == 401
+        assert server.ask("POST", "/v1/forecast", json.dumps(good), {"Authorization": "Bearer secret"})[0] == 200
+
+
 def test_it_listens_on_this_machine_only_and_with_two_workers(server):
     assert f"Listening at: http://127.0.0.1:{server.port}" in server.log.read_text()
     assert len(server.workers()) == 2
@@ -139,10 +164,194 @@ def test_told_to_end_it_answers_what_is_under_way_first(root, bundle_folder, tmp
         server.ask("GET", "/healthz")
 
 
+
+
 @pytest.fixture
 def copy(bundle_folder, tmp_path) -> Path:
     "A bundle to be damaged."
     return shutil.copytree(bundle_folder, tmp_path / "bundle")
+
+
+@pytest.fixture
+def newer(bundle_folder, tmp_path) -> Path:
+    "Another bundle."
+    path = shutil.copytree(bundle_folder, tmp_path / "newer")
+    write_manifest(path, read_json(path / "manifest.json") | {"as_of": "2004-01-02"})
+    return path
+
+
+def drip(server: Server, data: bytes, size: int, pause: float, stop: threading.Event) -> None:
+    "Send a request a few bytes at a time, for as long as it is taken."
+    with socket.create_connection(("127.0.0.1", server.port)) as client, contextlib.suppress(OSError):
+        for i in range(0, len(data), size):
+            client.sendall(data[i:i + size])
+            if stop.wait(pause):
+                return
+        client.settimeout(1)
+        client.recv(1)
+
+
+@pytest.fixture
+def slow_clients(server, good):
+    "Sixty clients that send their heads, or their bodies, byte by byte: more than there are threads, by far."
+    stop, body = threading.Event(), json.dumps(good).encode()
+    head = b"POST /v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    sent = [head, head + b"\r\n" + body, head + b"Expect: 100-continue\r\n\r\n" + body, b""]
+    clients = [threading.Thread(target=drip, args=(server, data, 1 if n % 2 else 100, .2, stop)) for n in range(15) for data in sent]
+    for client in clients:
+        client.start()
+    time.sleep(.5)
+    yield
+    stop.set()
+    for client in clients:
+        client.join()
+
+
+def test_slow_clients_hold_nobody_up(server, slow_clients, good):
+    body, took = json.dumps(good), []
+    for _ in range(20):
+        start = time.monotonic()
+        assert server.ask("POST", "/v1/forecast", body)[0] == 200
+        took.append(time.monotonic() - start)
+    assert max(took) < 3
+
+
+def test_a_client_that_falls_silent_is_told_so(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        start = time.monotonic()
+        client.sendall(b"POST /v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"application/problem+json" in answer
+    assert 3 < time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(("sent", "status"), [
+    (b"GET\x01 / HTTP/1.1\r\n\r\n", b"400"),
+    (b"\x16\x03\x01\r\n\r\n", b"400"), (b"GET / HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", b"431"),
+    (b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000, b"431"), (b"a" * 70_000, b"431"),
+    (b"POST / HTTP/1.1\r\nTransfer-Encoding: smoke\r\n\r\n", b"501"),
+    (b"POST /v1/forecast HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400"),
+    (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n1", b"400"),
+])
+def test_what_is_no_http_is_refused_in_the_same_form(server, sent, status):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(sent)
+        head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.split()[1] == status
+    assert json.loads(body)["status"] == int(status)
+
+
+def test_a_client_that_waits_to_be_told_is_told_to_go_on(server, good):
+    body = json.dumps(good).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(b"POST /v1/forecast HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                       b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+        file = client.makefile("rb")
+        assert file.readline().split()[1] == b"100"
+        client.sendall(body)
+        assert b"HTTP/1.1 200 OK" in file.read()
+
+
+def test_a_connection_serves_many_requests(server, good):
+    connection, body = server.connect(), json.dumps(good).encode()
+    for n in range(6):
+        pieces = iter([body[:9], body[9:]])
+        connection.request("POST", "/v1/forecast", pieces if n % 2 else body, JSON)  # in chunks, and at once
+        answer = connection.getresponse()
+        assert (answer.status, len(json.loads(answer.read())["forecasts"])) == (200, 2)
+    connection.close()
+
+
+def test_the_counts_are_of_all_workers(server, good):
+    def count() -> int:
+        connection = server.connect()
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("stockml_forecasts_total{"))
+
+    before, body = count(), json.dumps(good)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: server.ask("POST", "/v1/forecast", body), range(24)))
+    assert count() - before == 48
+    assert {count() for _ in range(8)} == {before + 48}
+
+
+def test_lines_of_all_workers_are_whole(server, good):
+    body = json.dumps({"series": [{"ticker": f"T{i}", "bars": good["bars"][-70:]} for i in range(30)]})
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: server.ask("POST", "/v1/forecast", body)[1]["answers"], range(16)))
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    kept = {line["stockml"]["forecast_id"] for line in lines if "stockml" in line}
+    assert {a["forecast_id"] for answer in answers for a in answer} <= kept
+
+
+def test_workers_are_small_and_soon_there(root, bundle_folder, tmp_path):
+    start = time.monotonic()
+    with running(root, bundle_folder, tmp_path / "log") as server:
+        assert time.monotonic() - start < 20  # 3 on a quiet machine; `make bench` measures that
+        for pid in server.workers():
+            peak = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+            assert int(peak.split()[1]) < 250 * 1024, peak
+
+
+def test_a_new_champion_is_served_without_a_failed_request(root, copy, newer, tmp_path, good):
+    body, statuses, stop = json.dumps(good), [], threading.Event()
+    with running(root, copy, tmp_path / "log") as server:
+        def load() -> None:
+            while not stop.is_set():
+                statuses.append(server.ask("POST", "/v1/forecast", body)[0])
+
+        def as_of() -> set[str]:
+            return {server.ask("GET", "/version")[1]["model"]["as_of"] for _ in range(10)}
+
+        with ThreadPoolExecutor(2) as pool:
+            clients = [pool.submit(load) for _ in range(2)]
+            (copy / "residuals.npz").write_bytes(b"rubbish")
+            wait_for(lambda: server.log.read_text().count("residuals.npz is damaged") == 2)
+            assert as_of() == {"2003-12-31"}
+            move_folder(newer, copy)
+            wait_for(lambda: as_of() == {"2004-01-02"})
+            stop.set()
+            for client in clients:
+                client.result()
+        assert as_of() == {"2004-01-02"}
+    assert set(statuses) == {200}
+    assert server.log.read_text().count("residuals.npz is damaged") == 2  # each worker says it once
+
+
+def test_told_to_end_it_says_so_while_it_goes_on(root, bundle_folder, tmp_path, good):
+    with running(root, bundle_folder, tmp_path / "log", STOCKML_DRAIN_SECONDS="2") as server:
+        assert server.ask("GET", "/readyz") == (200, {"status": "ready"})
+        idle = server.connect()
+        idle.request("GET", "/healthz")
+        idle.getresponse().read()
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(.5)
+        assert server.ask("GET", "/readyz")[0] == 503
+        assert server.ask("POST", "/v1/forecast", json.dumps(good))[0] == 200
+        start = time.monotonic()
+        assert server.process.wait(PATIENCE) == 0
+        assert time.monotonic() - start < 6  # an idle connection keeps nobody
+        idle.close()
+
+
+def test_it_leaves_nothing_behind(root, bundle_folder, tmp_path):
+    with running(root, bundle_folder, tmp_path / "log", TMPDIR=str(tmp_path)):
+        assert list(tmp_path.glob("stockml-*/*.db"))
+    assert not list(tmp_path.glob("stockml-*"))
+
+
+@pytest.mark.parametrize(("env", "words"), [
+    ({"HOST": "0.0.0.0"}, "0.0.0.0 can be reached by others: set STOCKML_API_KEYS_FILE, or STOCKML_OPEN=1"),  # noqa: S104
+    ({"STOCKML_API_KEYS_FILE": "/no/such/file"}, "/no/such/file: the API keys cannot be read"),
+    ({"STOCKML_DRAIN_SECONDS": "soon"}, "STOCKML_DRAIN_SECONDS"),
+])
+def test_it_refuses_to_start_wrongly_in_one_line(root, bundle_folder, tmp_path, env, words):
+    server = Server(root, bundle_folder, tmp_path / "log", **env)
+    assert server.process.wait(PATIENCE) == 2
+    [line] = [line for line in server.log.read_text().splitlines() if "[INFO]" not in line]
+    assert words in line
 
 
 def test_a_damaged_bundle_ends_it_with_one_line(root, copy, tmp_path):
