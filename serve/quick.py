@@ -16,7 +16,6 @@ from stockml.prices import GAP, STILL
 from stockml.schema import MAX_PRICE
 
 MAX_VOLUME = 1e15  # shares a day: above every real one, and a whole number in a float
-PRICES = ("open", "high", "low", "close", "adj_close")
 OPTIONAL = ("open", "high", "low", "adj_close", "volume")
 TICKER = re.compile(r"[A-Z0-9^][A-Z0-9.\-^=]{0,14}", re.ASCII)
 FIRST = np.datetime64("1900-01-01")
@@ -77,28 +76,33 @@ def _history(series: Series, latest: np.datetime64) -> tuple[History, int] | Non
     if n < MIN_BARS or not TICKER.fullmatch(series.ticker):
         return None
     dates = _dates([b.date for b in bars])
-    if dates is None or dates[0] < FIRST or dates[-1] > latest:
+    if dates is None or dates[-1] > latest:
         return None
-    steps = np.diff(dates).astype(int)
-    if steps.min() < 1 or steps.max() > GAP:  # in days: so many sessions are more
-        return None
-    unknown = np.full(n, np.nan)
+    close, first = np.array([b.close for b in bars]), bars[0]
     # What the first bar does not have, none has: the count of texts in the request would tell.
-    columns = {c: np.array([getattr(b, c) for b in bars], float) for c in OPTIONAL if getattr(bars[0], c) is not None}
-    columns["close"] = np.array([b.close for b in bars])
-    adj_close = columns.get("adj_close", columns["close"])
+    more = {c: np.array([getattr(b, c) for b in bars], float) for c in OPTIONAL if getattr(first, c) is not None}
+    adj_close = more.get("adj_close", close)
     moves = np.count_nonzero(adj_close[1:] != adj_close[:-1])
-    if np.isnan(adj_close).any() or moves < STILL * (n - 1) or not _fits(columns):
+    if moves < STILL * (n - 1) or close.min() <= 0 or close.max() > MAX_PRICE or not (not more or _fits(close, more)):
         return None
-    found = {"adj_close": adj_close, **columns}
-    if "volume" in found:
-        found["volume"] = np.round(found["volume"])
-    texts = 3 + 2 * n + sum(n - np.count_nonzero(np.isnan(x)) for x in columns.values())
-    return History(series.ticker, dates, *(found.get(c, unknown) for c in (*PRICES, "volume"))), texts
+    if "volume" in more:
+        more["volume"] = np.round(more["volume"])
+    unknown = _unknown(n)
+    texts = 3 + 3 * n + sum(n - np.count_nonzero(np.isnan(x)) for x in more.values())
+    return History(series.ticker, dates, *(more.get(c, unknown) for c in ("open", "high", "low")), close, adj_close,
+                   more.get("volume", unknown)), texts
+
+
+@lru_cache(8)
+def _unknown(n: int) -> np.ndarray:
+    "A column that was not sent."
+    column = np.full(n, np.nan)
+    column.flags.writeable = False
+    return column
 
 
 def _dates(texts: list[str]) -> np.ndarray | None:
-    "YYYY-MM-DD, all of them, as datetime64[D]."
+    "YYYY-MM-DD, all of them, as datetime64[D], if they are in order and without a long silence."
     joined = "".join(texts)
     return _parsed(joined) if len(joined) == 10 * len(texts) and joined.isascii() else None
 
@@ -113,18 +117,22 @@ def _parsed(joined: str) -> np.ndarray | None:
         dates = raw.view("S10")[:, 0].astype("datetime64[D]")
     except ValueError:  # the 31st of April
         return None
+    steps = np.diff(dates).astype(int)
+    if dates[0] < FIRST or steps.min() < 1 or steps.max() > GAP:  # in days: so many sessions are more
+        return None
     dates.flags.writeable = False
     return dates
 
 
-def _fits(columns: dict[str, np.ndarray]) -> bool:
-    "Are prices and volumes possible, and does each day's range hold its open and close?"
-    for name, x in columns.items():
+def _fits(close: np.ndarray, more: dict[str, np.ndarray]) -> bool:
+    "Are the other prices and the volumes possible, and does each day's range hold its open and close?"
+    if "adj_close" in more and np.isnan(more["adj_close"]).any():
+        return False
+    for name, x in more.items():
         wrong = (x < 0) | (x > MAX_VOLUME) if name == "volume" else (x <= 0) | (x > MAX_PRICE)  # NaN is neither
         if wrong.any():
             return False
-    close, slack = columns["close"], 1e-4
-    opened = columns.get("open", close)
-    if "low" in columns and (columns["low"] > np.fmin(opened, close) * (1 + slack)).any():
+    opened, slack = more.get("open", close), 1e-4
+    if "low" in more and (more["low"] > np.fmin(opened, close) * (1 + slack)).any():
         return False
-    return not ("high" in columns and (columns["high"] < np.fmax(opened, close) * (1 - slack)).any())
+    return not ("high" in more and (more["high"] < np.fmax(opened, close) * (1 - slack)).any())

@@ -433,10 +433,10 @@ MARKET = ("m_v_abs1", "m_v_abs5", "m_v_abs22", "m_v_ewma94", "m_v_ewma99", "m_v_
 
 
 def _groups(stocks: list[History], newest: bool) -> list[list[int]]:
-    "Stocks whose newest rows can be made at once, for they have the same days. All rows of many at once would fit no cache."
+    "Stocks whose newest rows can be made at once, for they share their days. All rows of many at once would fit no cache."
     groups: dict[object, list[int]] = {}
     for i, stock in enumerate(stocks):
-        groups.setdefault(stock.dates.tobytes() if newest and len(stocks) > 1 else i, []).append(i)
+        groups.setdefault(id(stock.dates) if newest else i, []).append(i)
     return list(groups.values())
 
 
@@ -446,8 +446,8 @@ def _own(stocks: list[History], newest: bool) -> tuple[tuple[str, ...], list[np.
     for group in _groups(stocks, newest):
         first = stocks[group[0]]
         last = len(first.dates) - 1
-        many = first._replace(ticker="", **{c: np.stack([getattr(stocks[i], c) for i in group]) for c in (*PRICES, "volume")}
-                              ) if len(group) > 1 else History("", first.dates, *(x[None] for x in first[2:]))
+        columns = zip(*(stocks[i][2:] for i in group), strict=True)
+        many = History("", first.dates, *(c[0][None] if len(c) == 1 else np.stack(c) for c in columns))
         own = own_features(many, np.array([last]) if newest else np.arange(last + 1))
         for j, i in enumerate(group):
             values[i], r[i], v_all[i] = own.values[j], own.r[j], own.v_all[j]
@@ -456,11 +456,7 @@ def _own(stocks: list[History], newest: bool) -> tuple[tuple[str, ...], list[np.
 # %% ../nbs/04_features.ipynb #6d705949
 def _market_of(stocks: list[History], rows: Rows, r: list[np.ndarray], v_all: list[np.ndarray], newest: bool) -> np.ndarray:
     "The features `MARKET` (rows, 20) of each row of own features."
-    days = np.unique(np.concatenate([s.dates for s in stocks]))
-    place = [days.searchsorted(s.dates) for s in stocks]
-    wide, level = (np.full((len(stocks), len(days)), np.nan) for _ in range(2))
-    for i, there in enumerate(place):
-        wide[i, there], level[i, there] = r[i], v_all[i]
+    days, place, (wide, level) = _on_common_days(stocks, r, v_all)
     at = np.array([len(days) - 1]) if newest else np.arange(len(days))
     day = np.zeros(len(stocks), int) if newest else np.concatenate(place)
     stock = np.repeat(np.arange(len(stocks)), 1 if newest else [len(s.dates) for s in stocks])
@@ -469,6 +465,20 @@ def _market_of(stocks: list[History], rows: Rows, r: list[np.ndarray], v_all: li
     common, each = market_features(wide, level, at), standing(wide, heat, mom66, at)
     unknown = np.full(len(at), np.nan)
     return np.column_stack([each[n][stock, day] if n in each else common.get(n, unknown)[day] for n in MARKET])
+
+
+def _on_common_days(stocks: list[History], *of_each: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    "Days of the market, where each stock's days are among them, and what each has on them as (stocks, days)."
+    first = stocks[0].dates
+    if all(s.dates is first for s in stocks): # as a service reads them
+        return first, [np.arange(len(first))] * len(stocks), [np.stack(x) for x in of_each]
+    days = np.unique(np.concatenate([s.dates for s in stocks]))
+    place = [days.searchsorted(s.dates) for s in stocks]
+    wide = [np.full((len(stocks), len(days)), np.nan) for _ in of_each]
+    for table, x in zip(wide, of_each, strict=True):
+        for i, there in enumerate(place):
+            table[i, there] = x[i]
+    return days, place, wide
 
 
 def _rows(stocks: list[History], newest: bool) -> Rows:
