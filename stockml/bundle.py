@@ -250,10 +250,10 @@ def forecast_stocks(
     serves = {view: [bundle.serves(view, h) for h in horizons] for view in set(views)}
     scales = {name: _newest_scales(bundle.models[name], stocks, rows) for name in {n for served in serves.values() for n, _ in served}}
     places = [bundle.horizons.index(h) for h in horizons]
-    scale = np.array([[scales[n][i, k] for k, (n, _) in zip(places, serves[v], strict=True)] for i, v in enumerate(views)])
-    shape = np.array([[bundle.residuals(v, n, s.ticker)[k] for k, (n, _) in zip(places, serves[v], strict=True)]
-                      for s, v in zip(stocks, views, strict=True)])
-    q = scale[..., None] * shape # stocks, horizons, levels
+    q = np.empty((len(stocks), len(horizons), len(bundle.manifest["quantiles"])))
+    for i, (stock, view) in enumerate(zip(stocks, views, strict=True)):
+        for j, (k, (name, _)) in enumerate(zip(places, serves[view], strict=True)):
+            np.multiply(scales[name][i, k], bundle.residuals(view, name, stock.ticker)[k], out=q[i, j])
     prices = np.array([s.close[-1] for s in stocks])[:, None, None] * np.exp(q) # as they are quoted
     levels = [f"{level:g}" for level in bundle.manifest["quantiles"]]
     made = zip(stocks, (serves[v] for v in views), q.tolist(), prices.tolist(), strict=True)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from stockml.bundle import forecast
-from stockml.client import ask, request_body, service
+from stockml.client import Client, ask, request_body, service
 from stockml.config import BadInput, StockmlError
 
 
@@ -33,6 +33,25 @@ def test_answer_over_http_is_the_librarys(url, bars, bundle):
     assert (answer["ticker"], answer["origin"], answer["forecasts"]) == (own["ticker"], own["origin"], own["forecasts"])
     assert answer["model"] == {"name": "xgboost", "version": bundle.version}
     assert ask(url, bars)["forecast_id"] != answer["forecast_id"]
+
+
+def test_the_client_says_the_same_with_types(url, bars, panel, bundle):
+    [made], [raw] = Client(url).forecast(bars, (1, 21)), forecast(bundle, bars, (1, 21))
+    assert (made.ticker, made.origin.isoformat(), made.version) == (raw["ticker"], raw["origin"], bundle.version)
+    for typed, f in zip(made.horizons, raw["forecasts"], strict=True):
+        facts = (typed.sessions, typed.target_date.isoformat(), typed.model, typed.skill)
+        assert facts == tuple(f[k] for k in ("horizon", "target_date", "model", "skill"))
+        assert typed.prices[.975] == f["prices"]["0.975"] and list(typed.quantiles) == [float(q) for q in f["quantiles"]]
+
+
+def test_the_client_asks_for_many_at_once(url, panel, bundle):
+    many = panel.groupby("ticker").tail(300).reset_index(drop=True)
+    made, raw = Client(url).forecast(many), forecast(bundle, many)
+    assert [m.ticker for m in made] == [r["ticker"] for r in raw] == sorted(many["ticker"].unique())
+    assert [m.horizons[0].prices[.5] for m in made] == [r["forecasts"][0]["prices"]["0.5"] for r in raw]
+    assert Client(url).version()["model"]["version"] == bundle.version
+    words = Client(url).explain(many[many["ticker"].isin(["AAPL", "KO"])], (1,))
+    assert set(words) == {("AAPL", 1), ("KO", 1)} and all(len(w) > 40 for w in words.values())
 
 
 def test_only_what_is_asked_for_and_only_what_is_there(url, bars, bundle):
