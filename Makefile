@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui readme bench quality latency image image-test push release deploy k8s-test \
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui readme bench tools quality latency image image-test push release deploy k8s-test \
 	lock clean
 
 help: ## list the targets
@@ -58,6 +58,9 @@ readme: run ## README.md from nbs/index.ipynb and the last run
 bench: setup ## measure speed and size into docs/PERFORMANCE.md
 	python docs/bench.py $(if $(WHOLE),--whole)
 
+tools: ## a browser and a load generator, where apt-get can install them
+	@.ci/tools
+
 quality: run ## has the gate let this champion through? its numbers
 	python .ci/quality.py
 
@@ -84,15 +87,18 @@ release: setup ## every gate, then push to REGISTRY=host:port
 	$(MAKE) image-test
 	$(MAKE) push
 
-deploy: ## apply IMAGE=host:port/stockml@sha256:... to the cluster of KUBECONFIG; OVERLAY=local, cloud or edge; undone if it fails
+deploy: ## roll IMAGE=host:port/stockml@sha256:... out with OVERLAY=local, cloud or edge on the cluster of KUBECONFIG
 	@.ci/deploy '$(IMAGE)' '$(OVERLAY)'
 
 k8s-test: setup ## roll the image out on the cluster of KUBECONFIG, for real; needs IMAGE that its nodes can pull
 	pytest -p no:cacheprovider tests/k8s
 
-lock: setup ## resolve requirements.lock anew from settings.ini, and with its versions the image's from serve/requirements.in
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --quiet setup.py --output-file requirements.lock
-	@sed -n 's/^xgboost==\([^\]*\).*/xgboost-cpu==\1/p' requirements.lock | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --constraint requirements.lock --constraint - serve/requirements.in --output-file serve/requirements.lock
+RESOLVE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+lock: setup ## resolve requirements.lock anew from settings.ini, and with its versions those of the images from serve/
+	@$(RESOLVE) --all-extras setup.py --output-file requirements.lock
+	@sed -n 's/^xgboost==\([^\]*\).*/xgboost-cpu==\1/p' requirements.lock \
+		| $(RESOLVE) --constraint requirements.lock --constraint - serve/requirements.in --output-file serve/requirements.lock
+	@$(RESOLVE) --constraint requirements.lock serve/mlflow/requirements.in --output-file serve/mlflow/requirements.lock
 
 clean: ## remove what runs produce, keep the environment and DVC's cache
 	rm -rf data models runs reports metrics mlflow.db* mlartifacts .pytest_cache .ruff_cache .hypothesis .coverage

@@ -47,6 +47,33 @@ def test_actionlint_would_find_something(actionlint, tmp_path):
     assert "nothing" in actionlint(bad)[0]["message"]
 
 
+GATES = ["lint", "unit notebooks", "quality", "latency", "image", "image-test"]
+
+
+def targets(flow: dict) -> list[str]:
+    "What a workflow makes, in order; installing tools is no gate."
+    jobs, steps = dict(flow["jobs"]), []
+    for name, job in jobs.items():
+        assert job.get("needs") == (list(jobs)[list(jobs).index(name) - 1] if steps else None), "each job waits for the one before it"
+        steps += [step["run"].removeprefix("make ").removeprefix("tools ") for step in job["steps"] if "run" in step]
+    return [step for step in steps if step != "tools"]
+
+
+def test_the_gates_stand_in_order_everywhere(root):
+    flows = {path.stem: yaml.safe_load(path.read_text()) for path in (root / ".github/workflows").glob("*.yml")}
+    assert targets(flows["ci"]) == GATES
+    assert targets(flows["release"]) == ["release", "deploy"]
+    done = subprocess.run(["make", "-n", "-o", "setup", "release", "REGISTRY=r"], cwd=root, capture_output=True, text=True, check=True)
+    assert [line.removeprefix("make ") for line in done.stdout.splitlines() if line.startswith("make ")] == [*GATES, "push"]
+
+
+def test_only_a_tag_releases_and_only_it_sees_secrets(root):
+    for path in (root / ".github/workflows").glob("*.yml"):
+        flow = yaml.safe_load(path.read_text())
+        release = flow[True] == {"push": {"tags": ["v*"]}}  # YAML reads the key `on` as true
+        assert release == ("secrets." in path.read_text()) == (path.stem == "release")
+
+
 def test_workflows_call_make_targets_and_ask_for_little(root):
     for path in (root / ".github/workflows").glob("*.yml"):
         flow = yaml.safe_load(path.read_text())

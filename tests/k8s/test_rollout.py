@@ -1,0 +1,61 @@
+"What a release does to those who are being served: nothing."
+
+import json
+import time
+
+
+def test_it_runs_as_the_manifests_say(place):
+    pods = place.pods()
+    assert len(pods) == 2
+    assert all(pods.values())
+    assert place.endpoints() == set(pods)
+    for pod in pods:
+        assert place.kubectl("exec", pod, "--", "id", "-u").strip() == "10001"
+        assert "Read-only" in place.kubectl("exec", pod, "--", "sh", "-c", "touch /app/x 2>&1 || true")
+
+
+def test_a_rolling_update_under_load_loses_no_request(place):
+    before = place.pods()
+    with place.load() as result:
+        place.apply(RELEASE="2")
+        assert place.rolled_out()
+        time.sleep(12)  # until the last of the old ones has ended
+    assert not set(place.pods()) & set(before)
+    assert result()["lost"] == []
+    assert result()["kept"] > 100
+    assert result()["fresh"] > 100
+
+
+def test_a_bad_image_takes_no_traffic_and_is_undone(place):
+    before = place.pods()
+    with place.load() as result:
+        place.apply(image=place.image.rpartition("/")[0] + "/stockml:no-such-image", RELEASE="2")
+        assert not place.rolled_out(20)
+        assert place.endpoints() == set(before)
+        place.kubectl("rollout", "undo", "deployment/stockml")
+        assert place.rolled_out()
+    assert place.pods() == before
+    assert result()["lost"] == []
+
+
+def test_an_image_without_a_model_takes_no_traffic_and_is_undone(place):
+    before = place.pods()
+    with place.load() as result:
+        place.apply(RELEASE="2", STOCKML_MODEL="/nowhere")
+        assert not place.rolled_out(20)
+        assert place.endpoints() == set(before)
+        place.kubectl("rollout", "undo", "deployment/stockml")
+        assert place.rolled_out()
+    assert place.pods() == before
+    assert result()["lost"] == []
+
+
+def test_a_release_is_undone_under_load(place):
+    with place.load() as result:
+        place.kubectl("rollout", "undo", "deployment/stockml", "--to-revision=1")
+        assert place.rolled_out()
+        time.sleep(12)
+    template = json.loads(place.kubectl("get", "deployment", "stockml", "-o", "json"))["spec"]["template"]
+    settings = template["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"]
+    assert "RELEASE" not in json.loads(place.kubectl("get", "configmap", settings, "-o", "json"))["data"]
+    assert result()["lost"] == []
