@@ -30,6 +30,9 @@ class Served:
         return cls(bundle, {"name": bundle.manifest.get("name", XgbScale.name), "version": bundle.version})
 
 
+EXPLAINED = 20  # stocks at once; to say why takes fifty times as long as to say what
+
+
 class Made(NamedTuple):
     "What a request gets, and what is kept of it."
     answers: list[dict[str, Any]]  # one a stock, in the order of the request
@@ -38,6 +41,8 @@ class Made(NamedTuple):
 
 def make(served: Served, wanted: Wanted, why: bool = False) -> Made:
     "The forecasts that a valid request gets, each with an id of its own; and `why`, if asked. `Invalid` names the field at fault."
+    if why and len(wanted.stocks) > EXPLAINED:
+        raise Invalid([("series", f"{len(wanted.stocks)} stocks; at most {EXPLAINED} are explained at once")])
     start = time.perf_counter()
     try:
         with np.errstate(all="ignore"):  # absurd prices overflow; that is answered below, not logged

@@ -1,5 +1,18 @@
-"How the service runs: `gunicorn -c serve/gunicorn.conf.py 'serve.app:create_app()'`, from the root of the project."
+"""How the service runs: `gunicorn -c serve/gunicorn.conf.py 'serve.app:create_app()'`, from the root of the project.
 
+The environment sets it up:
+
+HOST, PORT, WEB_CONCURRENCY  where it listens (127.0.0.1, 8000), and how many workers answer (2)
+STOCKML_MODEL                folder of the served bundle (models/champion of the project); watched, a new one takes over by itself
+STOCKML_API_KEYS_FILE        who may ask, a line NAME:SHA256 each (`python -m serve.access NAME` makes one); watched too
+STOCKML_RATE_LIMIT           requests a minute of each key, in each worker (no limit)
+STOCKML_OPEN                 1: others than this machine may ask without a key
+STOCKML_REQUEST_SECONDS      that a request may take to arrive (15)
+STOCKML_DRAIN_SECONDS        to go on after SIGTERM while /readyz says 503, for those who ask it only now and then (0)
+STOCKML_LOG_LEVEL            debug: /healthz, /readyz and /metrics leave lines too
+"""
+
+import ctypes
 import gc
 import os
 import shutil
@@ -11,6 +24,10 @@ import tempfile
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The workers count in files of their own here; read when prometheus_client loads. Made anew: counts begin with the server.
 COUNTS = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="stockml-")
+
+# Threads share what they free: with an arena each, a few long requests leave a worker twice as large as it needs to be.
+if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    libc.mallopt(-8, 1)  # M_ARENA_MAX
 
 from prometheus_client.multiprocess import mark_process_dead
 

@@ -10,6 +10,7 @@ from stockml import __version__
 from stockml.features import MIN_BARS
 
 from .body import BatchRequest, ForecastRequest
+from .forecasts import EXPLAINED
 
 
 class Out(BaseModel):
@@ -129,7 +130,7 @@ def document(keys: bool) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "paths": {
             "/v1/forecast": {"post": post | _asked("forecast", "Forecast one stock, or several at once", "Answer", "Batch")},
-            "/v1/explain": {"post": post | _asked("explain", "Forecast, and say why the intervals are as wide as they are",
+            "/v1/explain": {"post": post | _asked("explain", f"Forecast, and say why the intervals are as wide as they are; at most {EXPLAINED} stocks",
                                                   "ExplainedAnswer", "ExplainedBatch")},
             "/healthz": {"get": _told("healthz", "Is the process alive?", _json("Status"))},
             "/readyz": {"get": _told("readyz", "May traffic come?", _json("Status"), 503)},

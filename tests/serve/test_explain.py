@@ -48,6 +48,13 @@ def test_a_batch_is_explained_in_its_own_order(client, good):
     assert [without_reasons(a) for a in answers] == [without_reasons(a) for a in ask(client, batch, "/v1/forecast")["answers"]]
 
 
+def test_too_many_at_once_are_not_explained(client, good):
+    stocks = [{"ticker": f"T{i}", "bars": good["bars"][-70:]} for i in range(21)]
+    answer = client.post("/v1/explain", json={"series": stocks})
+    assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, "series")
+    assert len(ask(client, {"series": stocks}, "/v1/forecast")["answers"]) == 21
+
+
 def test_a_horizon_asked_for_twice_is_explained_twice(client, good):
     first, second = ask(client, {**good, "horizons": [1, 1]})["forecasts"]
     assert first == second
