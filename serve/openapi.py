@@ -130,7 +130,7 @@ def document(keys: bool) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "paths": {
             "/v1/forecast": {"post": post | _asked("forecast", "Forecast one stock, or several at once", "Answer", "Batch")},
-            "/v1/explain": {"post": post | _asked("explain", f"Forecast, and say why the intervals are as wide as they are; at most {EXPLAINED} stocks",
+            "/v1/explain": {"post": post | _asked("explain", f"Forecast, and say why, of at most {EXPLAINED} stocks",
                                                   "ExplainedAnswer", "ExplainedBatch")},
             "/healthz": {"get": _told("healthz", "Is the process alive?", _json("Status"))},
             "/readyz": {"get": _told("readyz", "May traffic come?", _json("Status"), 503)},
