@@ -22,16 +22,23 @@ import tempfile
 # Requests are served side by side by workers and threads: maths libraries that start threads of their own would only
 # get in the way, and threads started before the fork would be missing after it. Read when NumPy and XGBoost load.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The workers count in files of their own here; read when prometheus_client loads. Made anew: counts begin with the server.
-COUNTS = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="stockml-")
+# The workers count in files of their own here; read when prometheus_client loads. Made anew: counts begin with the server, and
+# go on when SIGHUP has this file read again.
+if os.environ.get("STOCKML_COUNTS_OF") != str(os.getpid()):
+    try:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="stockml-")
+    except OSError as e:
+        sys.exit(f"no place for temporary files ({e.strerror}): set TMPDIR")
+    os.environ["STOCKML_COUNTS_OF"] = str(os.getpid())
+COUNTS = os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 # Threads share what they free: with an arena each, a few long requests leave a worker twice as large as it needs to be.
 if hasattr(libc := ctypes.CDLL(None), "mallopt"):
     libc.mallopt(-8, 1)  # M_ARENA_MAX
 
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
-from stockml.config import StockmlError
+from stockml.config import StockmlError  # noqa: E402
 
 
 def on_starting(server) -> None:

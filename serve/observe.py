@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -72,8 +71,9 @@ def observe_forecasts(records: list[dict[str, Any]]) -> str | None:
     "Keep what a request got for its line, count it; the text of a warning if its bars are old."
     g.seen.records = records
     BARS.observe(sum([r["bars"] for r in records]))
-    for model, n in Counter([f["model"] for r in records for f in r["forecasts"]]).items():
-        FORECASTS.labels(model).inc(n)
+    models = [f["model"] for r in records for f in r["forecasts"]]
+    for model in set(models):
+        FORECASTS.labels(model).inc(models.count(model))
     limit = stale_from(datetime.now(UTC).date())
     old = [f"{r['ticker']} ends on {r['origin']}" for r in records if r["origin"] <= limit]
     if not old:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import pytest
 import schemathesis
@@ -100,11 +101,28 @@ def test_any_damage_to_the_text_is_noticed_or_harmless(client, good, start, stop
     send(client, data[:start] + piece + data[stop:])
 
 
-@pytest.mark.parametrize("body", [
-    b"[" * 1_000_000, b'{"bars":' * 100_000, b'{"ticker":"A","bars":' + b"[" * 500_000, b'"' + b"x" * 4_000_000 + b'"', b"1" * 4_000_000,
-    b'{"ticker":"A","bars":[' + b"{}," * 1_000_000 + b"{}]}", b'{"series":[' + b"{}," * 1_000_000 + b"{}]}", b"\x00" * 1_000_000,
-    b'{"ticker":"A","bars":[{"date":"2003-01-02","close":1' + b"0" * 1_000_000 + b"}]}", b"[" + b"null," * 1_000_000 + b"null]",
-    b'{"ticker":"A","bars":[' + b'{"date":"2003-01-02","close":1},' * 250_000 + b"{}]}",
-], ids=range(11))
-def test_what_is_huge_or_deep_is_refused_soon(client, body):
-    assert send(client, body).status_code in (400, 422)
+HUGE = {
+    "lists in lists": b"[" * 1_000_000, "objects in objects": b'{"bars":' * 100_000,
+    "lists in bars": b'{"ticker":"A","bars":' + b"[" * 500_000,
+    "a text": b'"' + b"x" * 4_000_000 + b'"', "a number": b"1" * 4_000_000, "nothing": b"\x00" * 1_000_000,
+    "a long price": b'{"ticker":"A","bars":[{"date":"2003-01-02","close":1' + b"0" * 1_000_000 + b"}]}",
+    "empty bars": b'{"ticker":"A","bars":[' + b"{}," * 2_700_000 + b"{}]}", "empty stocks": b'{"series":[' + b"{}," * 2_700_000 + b"{}]}",
+    "wrong bars": b'{"ticker":"A","bars":[' + b'{"a":1},' * 1_000_000 + b"{}]}", "empty lists": b"[" + b"[]," * 2_700_000 + b"1]",
+    "nulls": b"[" + b"null," * 1_600_000 + b"null]", "numbers": b'{"ticker":"A","horizons":[' + b"1," * 4_000_000 + b"1]}",
+    "bars of one day": b'{"ticker":"A","bars":[' + b'{"date":"2003-01-02","close":1},' * 250_000 + b"{}]}",
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_what_is_huge_or_deep_is_refused_soon(client, name):
+    start = time.monotonic()
+    assert send(client, HUGE[name]).status_code in (400, 422)
+    assert time.monotonic() - start < SOON
+
+
+@pytest.mark.parametrize(("key", "value"), [("horizons", [1] * 101), ("horizons", [1] * 100_000), ("series", 101)])
+def test_there_is_an_end_to_what_one_may_ask(client, good, key, value):
+    stock = {"ticker": "A", "bars": good["bars"][-70:]}
+    asked = {"series": [{**stock, "ticker": f"T{i}"} for i in range(value)]} if key == "series" else {**stock, "horizons": value}
+    answer = send(client, asked)
+    assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, key)

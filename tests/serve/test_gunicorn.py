@@ -336,9 +336,14 @@ def test_told_to_end_it_says_so_while_it_goes_on(root, bundle_folder, tmp_path, 
         idle.close()
 
 
-def test_it_leaves_nothing_behind(root, bundle_folder, tmp_path):
-    with running(root, bundle_folder, tmp_path / "log", TMPDIR=str(tmp_path)):
+def test_it_leaves_nothing_behind(root, bundle_folder, tmp_path, good):
+    with running(root, bundle_folder, tmp_path / "log", TMPDIR=str(tmp_path)) as server:
         assert list(tmp_path.glob("stockml-*/*.db"))
+        old = set(server.workers())
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()))
+        assert server.ask("POST", "/v1/forecast", json.dumps(good))[0] == 200
+        assert len(list(tmp_path.glob("stockml-*"))) == 1  # new workers count where the old ones did
     assert not list(tmp_path.glob("stockml-*"))
 
 
