@@ -3,29 +3,31 @@
 import json
 from datetime import UTC, date, datetime
 from itertools import pairwise
+from threading import Lock
 from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 from flask import Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, ServiceUnavailable, UnsupportedMediaType
 
 from stockml.features import MIN_BARS, History, histories
 from stockml.prices import no_history
 from stockml.schema import MAX_PRICE, check_bars
 
 from .problems import MAX_TEXT, Invalid
-from .quick import MAX_VOLUME, quick
+from .quick import MAX_BARS, MAX_HORIZONS, MAX_SERIES, MAX_VOLUME, quick
 
 MAX_BODY = 8 * 2**20  # bytes; more than a century of daily bars with every field
-MAX_BARS = 50_000  # of one stock
-MAX_SERIES = 100
+MAX_OBJECTS, MAX_ARRAYS = 250_000, 1000  # in one body: above every forecast, and below what would take all memory
+BIG = 2**20  # bytes from which bodies that must be read slowly take turns: each takes seconds, and a hundred megabytes
+WAIT_S = 5  # seconds that such a body waits for its turn
 MAX_KEYS = 16  # of one JSON object; we know fewer, and a million wrong ones would make a million complaints
 
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 Price = Annotated[float, Field(gt=0, le=MAX_PRICE)]
 Volume = Annotated[float, Field(ge=0, le=MAX_VOLUME)]
-Horizons = Annotated[list[int], Field(min_length=1, max_length=100)] | None
+Horizons = Annotated[list[int], Field(min_length=1, max_length=MAX_HORIZONS)] | None
 MESSAGES = {"string_pattern_mismatch": "not a date (YYYY-MM-DD)", "extra_forbidden": "unknown field",
             "model_type": "must be a JSON object"}
 
@@ -83,7 +85,19 @@ def read_request(request: Request, latest: date) -> Wanted:
     if found := quick(data, latest):
         stocks, horizons, several = found
         return _wanted(stocks, horizons, several)
-    return _read_slowly(data, latest)
+    if len(data) < BIG:
+        return _read_slowly(data, latest)
+    if data.count(b"{") > MAX_OBJECTS or data.count(b"[") > MAX_ARRAYS:
+        raise BadRequest(f"more than {MAX_OBJECTS:,} objects or {MAX_ARRAYS:,} arrays: no forecast has so many")
+    if not _turn.acquire(timeout=WAIT_S):
+        raise ServiceUnavailable("another large request is being read", retry_after=WAIT_S)
+    try:
+        return _read_slowly(data, latest)
+    finally:
+        _turn.release()
+
+
+_turn = Lock()
 
 
 def _read_slowly(data: bytes, latest: date) -> Wanted:

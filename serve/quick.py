@@ -15,6 +15,9 @@ from stockml.features import MIN_BARS, History
 from stockml.prices import GAP, STILL
 from stockml.schema import MAX_PRICE
 
+MAX_BARS = 50_000  # of one stock
+MAX_SERIES = 100
+MAX_HORIZONS = 100
 MAX_VOLUME = 1e15  # shares a day: above every real one, and a whole number in a float
 OPTIONAL = ("open", "high", "low", "adj_close", "volume")
 TICKER = re.compile(r"[A-Z0-9^][A-Z0-9.\-^=]{0,14}", re.ASCII)
@@ -60,20 +63,23 @@ def quick(data: bytes, latest: date) -> tuple[list[History], list[int] | None, b
         wanted = (MANY if several else ONE).decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    found = [_history(s, np.datetime64(latest)) for s in (wanted.series if several else [wanted])]
-    if not found or None in found or wanted.horizons == []:
+    series, horizons = wanted.series if several else [wanted], wanted.horizons
+    if not 1 <= len(series) <= MAX_SERIES or (horizons is not None and not 1 <= len(horizons) <= MAX_HORIZONS):
+        return None
+    found = [_history(s, np.datetime64(latest)) for s in series]
+    if None in found:
         return None
     stocks, texts = zip(*found, strict=True)
-    expected = sum(texts) + several + (wanted.horizons is not None)
+    expected = sum(texts) + several + (horizons is not None)
     if data.count(b'"') != 2 * expected:  # a key twice, of which one value would be lost unseen
         return None
-    return (list(stocks), wanted.horizons, several) if len({s.ticker for s in stocks}) == len(stocks) else None
+    return (list(stocks), horizons, several) if len({s.ticker for s in stocks}) == len(stocks) else None
 
 
 def _history(series: Series, latest: np.datetime64) -> tuple[History, int] | None:
     "The bars of one stock, and how many texts they are in JSON, keys among them; None = not plainly right."
     bars, n = series.bars, len(series.bars)
-    if n < MIN_BARS or not TICKER.fullmatch(series.ticker):
+    if not MIN_BARS <= n <= MAX_BARS or not TICKER.fullmatch(series.ticker):
         return None
     dates = _dates([b.date for b in bars])
     if dates is None or dates[-1] > latest:
@@ -110,12 +116,14 @@ def _dates(texts: list[str]) -> np.ndarray | None:
 @lru_cache(8)  # stocks of one market have their days in common
 def _parsed(joined: str) -> np.ndarray | None:
     raw = np.frombuffer(joined.encode(), np.uint8).reshape(-1, 10)
-    digits = raw[:, DIGITS]
-    if not ((raw[:, [4, 7]] == ord("-")).all() and (digits >= ord("0")).all() and (digits <= ord("9")).all()):
+    digits = raw[:, DIGITS].astype(int) - ord("0")
+    if not ((raw[:, [4, 7]] == ord("-")).all() and (digits >= 0).all() and (digits <= 9).all()):
         return None
-    try:
-        dates = raw.view("S10")[:, 0].astype("datetime64[D]")
-    except ValueError:  # the 31st of April
+    # By hand: NumPy 2.4 crashes on a wrong date among many when it reads an array of them.
+    year, month, day = digits[:, :4] @ (1000, 100, 10, 1), digits[:, 4:6] @ (10, 1), digits[:, 6:] @ (10, 1)
+    first = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    dates = first.astype("datetime64[D]") + (day - 1)
+    if month.min() < 1 or month.max() > 12 or not (dates.astype("datetime64[M]") == first).all():  # the 31st of April
         return None
     steps = np.diff(dates).astype(int)
     if dates[0] < FIRST or steps.min() < 1 or steps.max() > GAP:  # in days: so many sessions are more

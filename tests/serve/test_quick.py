@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException
 
 from serve.body import _read_slowly
-from serve.quick import quick
+from serve.quick import MAX_HORIZONS, MAX_SERIES, _dates, quick
 
 LATEST = date(2003, 12, 31)
 KEYS = ["date", "close", "open", "high", "low", "adj_close", "volume"]
@@ -64,6 +64,22 @@ def test_unusual_requests_are_left_to_the_slow_reader(good):
         _read_slowly(packed(odd), LATEST)
 
 
+def test_every_day_is_read_as_it_is():
+    days = np.arange("1900-01-01", "2099-12-31", dtype="datetime64[D]")
+    np.testing.assert_array_equal(_dates(np.datetime_as_string(days).tolist()), days)
+    for wrong in ("2003-02-29", "2003-13-01", "2003-00-10", "2003-01-00", "2003-01-32", "1900-02-29", "2003/01/02", "2003-01-0a",
+                  "٢٠٠٣-٠١-٠٢"):
+        assert _dates([*np.datetime_as_string(days[:36000]).tolist(), wrong]) is None
+
+
+def test_the_limits_hold_here_too(good):
+    one = {k: bars_with(good, "date", "close")[k] for k in ("ticker", "bars")}
+    many = [{**one, "ticker": f"T{i}"} for i in range(MAX_SERIES + 1)]
+    assert same(packed({"series": many[:2]})) and quick(packed({"series": many}), LATEST) is None
+    assert same(packed({**one, "horizons": [1] * MAX_HORIZONS}))
+    assert quick(packed({**one, "horizons": [1] * (MAX_HORIZONS + 1)}), LATEST) is None
+
+
 @pytest.mark.parametrize("key", ["ticker", "bars", "date", "close"])
 def test_a_key_twice_is_not_read_quickly(good, key):
     text = packed(bars_with(good, "date", "close"))
@@ -73,7 +89,8 @@ def test_a_key_twice_is_not_read_quickly(good, key):
 
 
 ODD = st.one_of(st.none(), st.booleans(), st.text(max_size=12), st.floats(), st.integers(), st.lists(st.integers(), max_size=2),
-                st.sampled_from([0, -1, 1e7, 1e7 + 1, 1e15, 1e16, 2**53, 1e-300]), st.sampled_from(["2003-02-30", "2001-1-1", "9999-12-31", "1899-12-31"]),
+                st.sampled_from([0, -1, 1e7, 1e7 + 1, 1e15, 1e16, 2**53, 1e-300]),
+                st.sampled_from(["2003-02-30", "2001-1-1", "9999-12-31", "1899-12-31"]),
                 st.from_regex(r"[ +-]?\d{1,5}-\d{1,2}-\d{1,2}[ T]?", fullmatch=True))
 
 
