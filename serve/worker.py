@@ -188,6 +188,8 @@ class Worker(ThreadWorker):
         "Keep a connection for the next request, or end it without waiting: gunicorn would, with all others waiting too."
         if self.alive and not future.cancelled() and not future.exception() and future.result():
             super().finish_request(conn, future)
+            if self.leave_at:  # told to end: its next request may be on its way already
+                conn.timeout = self.leave_at
         else:
             self._linger(conn)
 
