@@ -141,10 +141,9 @@ FEW = 8 # rows up to which walking is quicker than XGBoost's call
 class Forest(NamedTuple):
     "All trees of a booster, one behind the other; a leaf leads to itself."
     roots: np.ndarray # (rounds * horizons,)
-    feature: np.ndarray # (nodes,) what a node looks at
+    feature: np.ndarray # (nodes,) what a node looks at: among the features with a NaN as the least, or those with it as the largest
     value: np.ndarray # float32 (nodes,) where it splits; of a leaf, what it adds
     children: np.ndarray # (2 * nodes,) left and right in turns
-    unknown_right: np.ndarray # bool (nodes,) where a NaN goes
     depth: int
     outputs: int # horizons
 
@@ -153,27 +152,28 @@ class Forest(NamedTuple):
         x: np.ndarray, # float32 (n, features)
     ) -> np.ndarray: # float32 (n, outputs)
         "What `xgboost.Booster.inplace_predict` says."
+        unknown = np.isnan(x)
+        seen = np.concatenate([np.where(unknown, -np.inf, x), np.where(unknown, np.inf, x)], axis=1)
+        row = np.arange(len(x))[:, None] * seen.shape[1]
         node = np.broadcast_to(self.roots, (len(x), len(self.roots)))
-        row = np.arange(len(x))[:, None]
         for _ in range(self.depth):
-            seen = x[row, self.feature[node]]
-            right = np.where(np.isnan(seen), self.unknown_right[node], seen >= self.value[node])
-            node = self.children[2 * node + right]
-        return self.value[node].reshape(len(x), -1, self.outputs).sum(axis=1) # in turn, as XGBoost does
+            right = seen.take(self.feature.take(node) + row) >= self.value.take(node)
+            node = self.children.take(2 * node + right)
+        return self.value.take(node).reshape(len(x), -1, self.outputs).sum(axis=1) # in turn, as XGBoost does
 
 # %% ../nbs/10_forecaster.ipynb #13cfd9a5
 def forest(
     booster: xgb.Booster, # from `train_trees`: one tree per horizon and round, no base score
 ) -> Forest:
     "A booster's trees as arrays."
-    learner = json.loads(bytes(booster.save_raw("json")))["learner"]
+    learner, features = json.loads(bytes(booster.save_raw("json")))["learner"], booster.num_features()
     trees, start, parts = learner["gradient_booster"]["model"]["trees"], 0, []
     for tree in trees:
         left, right = (np.array(tree[f"{side}_children"]) for side in ("left", "right"))
         leaf, own = left < 0, np.arange(len(left))
         children = np.stack([np.where(leaf, own, left), np.where(leaf, own, right)], axis=1) + start
-        parts.append((start, np.where(leaf, 0, tree["split_indices"]), np.array(tree["split_conditions"], np.float32), children.ravel(),
-                      ~np.array(tree["default_left"], bool), _depth(left, right)))
+        looks_at = np.where(leaf, 0, np.where(tree["default_left"], tree["split_indices"], np.add(tree["split_indices"], features)))
+        parts.append((start, looks_at, np.array(tree["split_conditions"], np.float32), children.ravel(), _depth(left, right)))
         start += len(left)
     roots, *columns, depths = zip(*parts, strict=True)
     return Forest(np.array(roots), *map(np.concatenate, columns), max(depths), int(learner["learner_model_param"]["num_target"]))
