@@ -82,8 +82,8 @@ def _record(served: Served, stock: History, one: dict[str, Any], features: dict[
 
 def input_sha256(stock: History) -> str:
     "SHA-256 of a stock's bars as the model sees them, however the client wrote them: ticker, days, then each column's 8-byte floats."
-    columns = [stock.dates.astype("<i8"), *(column.astype("<f8", copy=False) for column in stock[2:])]
-    return hashlib.sha256(b"".join([stock.ticker.encode(), *(c.tobytes() for c in columns)])).hexdigest()
+    columns = np.stack([stock.dates.astype("<i8").view("<f8"), *stock[2:]]).astype("<f8", copy=False)
+    return hashlib.sha256(stock.ticker.encode() + columns.tobytes()).hexdigest()
 
 
 def _reasons(bundle: Bundle, stocks: list[History], made: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:

@@ -13,10 +13,13 @@ import struct
 import sys
 import time
 from functools import partial
+from io import BytesIO
 from selectors import EVENT_READ
 
 from gunicorn import http, util
 from gunicorn.arbiter import Arbiter
+from gunicorn.http.body import LengthReader
+from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from stockml.config import BadInput, StockmlError
@@ -213,6 +216,12 @@ class Worker(ThreadWorker):
         except OSError:
             pass
         self._drop(conn)
+
+    def handle_request(self, req: Request, conn: TConn):
+        "Its body is here: gunicorn's own reader would copy what is left of it once more for each kilobyte."
+        if isinstance(reader := req.body.reader, LengthReader) and reader.length <= MAX_BODY:
+            req.body = BytesIO(reader.read(reader.length))
+        return super().handle_request(req, conn)
 
     # Leaving
 

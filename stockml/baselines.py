@@ -101,10 +101,12 @@ def har_design(
 ) -> tuple[np.ndarray, np.ndarray]: # (n, terms), the constant first; (n,) long-run level per day
     "HAR's regressors relative to the long-run level."
     level = long_run(features)
-    own = columns(features, HAR_OWN)
-    own = np.where(np.isnan(own), level[:, None], own) / level[:, None] # a window that is not there: the long run
-    parts = [np.ones((len(level), 1)), own]
-    return np.hstack([*parts, columns(features, HAR_MARKET)] if market else parts), level
+    x = np.ones((len(level), 1 + len(HAR_OWN) + market * len(HAR_MARKET)))
+    x[:, 1:] = columns(features, HAR_OWN + HAR_MARKET if market else HAR_OWN)
+    own = x[:, 1:1 + len(HAR_OWN)]
+    own /= level[:, None]
+    own[np.isnan(own) & ~np.isnan(level[:, None])] = 1. # a window that is not there: the long run
+    return x, level
 
 # %% ../nbs/08_baselines.ipynb #80b3c947
 class Har(Classical):

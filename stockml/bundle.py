@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import BadZipFile
@@ -44,6 +45,11 @@ class Bundle:
     @property
     def horizons(self) -> tuple[int, ...]:
         return tuple(self.manifest["horizons"])
+
+    @cached_property
+    def levels(self) -> list[str]:
+        "Names of the quantile levels in answers."
+        return [f"{level:g}" for level in self.manifest["quantiles"]]
 
     @property
     def version(self) -> str:
@@ -255,7 +261,7 @@ def forecast_stocks(
         for j, (k, (name, _)) in enumerate(zip(places, serves[view], strict=True)):
             np.multiply(scales[name][i, k], bundle.residuals(view, name, stock.ticker)[k], out=q[i, j])
     prices = np.array([s.close[-1] for s in stocks])[:, None, None] * np.exp(q) # as they are quoted
-    levels = [f"{level:g}" for level in bundle.manifest["quantiles"]]
+    levels = bundle.levels
     made = zip(stocks, (serves[v] for v in views), q.tolist(), prices.tolist(), strict=True)
     return [_answer(stock, horizons, levels, *rest) for stock, *rest in made], rows
 

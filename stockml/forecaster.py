@@ -230,7 +230,8 @@ def corrected_scale(
     base, k = base_scales(har, features), len(grown(har.horizons))
     f = trees(design(features, daily_base(base, har.horizons[0])))
     base[:, :k] *= np.exp(f.reshape(len(base), k).astype(float))
-    return np.where(old_enough(features)[:, None], base, np.nan)
+    base[~old_enough(features)] = np.nan
+    return base
 
 # %% ../nbs/10_forecaster.ipynb #dc690e35
 def training_rows(
