@@ -11,7 +11,7 @@ from werkzeug.exceptions import ServiceUnavailable
 from stockml import __version__
 
 from .access import Access
-from .body import MAX_BODY, latest_session, read_request
+from .body import MAX_BODY, in_turn, latest_session, read_request
 from .forecasts import make
 from .metrics import exposition
 from .model import Holder, model_folder
@@ -50,8 +50,9 @@ def _add_forecast(app: Flask, holder: Holder, access: Access) -> None:
         served = holder.served
         if served is None:
             raise ServiceUnavailable("no model is loaded yet", retry_after=1)
-        wanted = read_request(request, latest_session(served.bundle.manifest["as_of"]))
-        made = make(served, wanted, why=request.endpoint == "explain")
+        with in_turn(request.content_length):
+            wanted = read_request(request, latest_session(served.bundle.manifest["as_of"]))
+            made = make(served, wanted, why=request.endpoint == "explain")
         response = _json({"answers": made.answers} if wanted.several else made.answers[0])
         if warning := observe_forecasts(made.records):
             # 299, as Kubernetes does: 110 is about caches, and RFC 9111 has retired it.

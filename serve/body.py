@@ -1,17 +1,21 @@
 "What a client may send: strict JSON of known fields, then the same contract of bars that the price store keeps."
 
+import ctypes
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from threading import Lock
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from flask import Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, ServiceUnavailable, UnsupportedMediaType
 
-from stockml.features import MIN_BARS, History, histories
+from stockml.features import MARKET_NAMES, MIN_BARS, History, histories
 from stockml.prices import no_history
 from stockml.schema import MAX_PRICE, check_bars
 
@@ -20,8 +24,9 @@ from .quick import MAX_BARS, MAX_HORIZONS, MAX_SERIES, MAX_VOLUME, quick
 
 MAX_BODY = 8 * 2**20  # bytes; more than a century of daily bars with every field
 MAX_OBJECTS, MAX_ARRAYS = 250_000, 1000  # in one body: above every forecast, and below what would take all memory
-BIG = 2**20  # bytes from which bodies that must be read slowly take turns: each takes seconds, and a hundred megabytes
-WAIT_S = 5  # seconds that such a body waits for its turn
+BIG = 2**20  # bytes from which requests take turns: each may take seconds, and hundreds of megabytes
+WAIT_S = 5  # seconds that such a request waits for its turn
+MAX_CELLS = 400_000  # stocks times days of a market
 MAX_KEYS = 16  # of one JSON object; we know fewer, and a million wrong ones would make a million complaints
 
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
@@ -85,16 +90,30 @@ def read_request(request: Request, latest: date) -> Wanted:
     if found := quick(data, latest):
         stocks, horizons, several = found
         return _wanted(stocks, horizons, several)
-    if len(data) < BIG:
-        return _read_slowly(data, latest)
     if data.count(b"{") > MAX_OBJECTS or data.count(b"[") > MAX_ARRAYS:
-        raise BadRequest(f"more than {MAX_OBJECTS:,} objects or {MAX_ARRAYS:,} arrays: no forecast has so many")
+        raise BadRequest(f"not JSON: more than {MAX_OBJECTS:,} objects or {MAX_ARRAYS:,} arrays, and no forecast has so many")
+    return _read_slowly(data, latest)
+
+
+@contextmanager
+def in_turn(size: int | None) -> Iterator[None]:
+    "A request of so many bytes (None: it does not say) is read and answered; large ones one after the other. 503 for who waits too long."
+    if size is not None and size < BIG:
+        yield
+        return
     if not _turn.acquire(timeout=WAIT_S):
-        raise ServiceUnavailable("another large request is being read", retry_after=WAIT_S)
+        raise ServiceUnavailable("another large request is being answered", retry_after=WAIT_S)
     try:
-        return _read_slowly(data, latest)
+        yield
     finally:
         _turn.release()
+        give_back()
+
+
+def give_back() -> None:
+    "What a large request took goes back to the system, where the C library can be told to (glibc)."
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 _turn = Lock()
@@ -118,6 +137,13 @@ def _read_slowly(data: bytes, latest: date) -> Wanted:
 
 
 def _wanted(stocks: list[History], horizons: list[int] | None, several: bool) -> Wanted:
+    "`Invalid` for stocks that have so few days in common that their market would fill the memory."
+    days = {id(s.dates): s.dates for s in stocks}
+    if len(stocks) >= MARKET_NAMES and len(days) > 1:
+        count = len(np.unique(np.concatenate([*days.values()])))
+        if count * len(stocks) > MAX_CELLS:
+            what = f"{len(stocks)} stocks on {count:,} different days: more than {MAX_CELLS:,} together"
+            raise Invalid([("series", f"{what}; send fewer at once")])
     return Wanted(stocks, tuple(horizons) if horizons else None, several)
 
 

@@ -83,6 +83,10 @@ class Manifest(BaseModel):
     files: dict[str, str]
     sha256: str # of all other keys, see `digest`
     models: Annotated[list[Literal[*MODELS]], Field(min_length=1)]
+    name: str | None = None
+    trained_at: str | None = None
+    commit: str | None = None
+    data_sha256: str | None = None
     skill: dict[str, dict[str, bool]] = {} # view -> horizon -> verdict
     serves: dict[str, dict[str, Literal[*MODELS]]] = {} # view -> horizon -> model
 

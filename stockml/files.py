@@ -108,7 +108,7 @@ def read_json(
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise BadInput(f"{path}: not found") from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         raise BadInput(f"{path}: not readable as JSON ({e})") from None
 
 # %% ../nbs/01_files.ipynb #4cc17e7c

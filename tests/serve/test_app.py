@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 
 import serve.app
 import serve.model
+from serve import body
 from serve.app import create_app
 from serve.body import MAX_BARS, MAX_BODY, latest_session, read_request
 from serve.model import model_folder
@@ -369,3 +370,25 @@ def test_the_service_knows_floors_0_to_3_only(root):
     assert {m.split(".")[1] for m in loaded if m.startswith("stockml.")} <= floors
     # fitting GARCH needs arch, serving it does not
     assert not loaded & {"mlflow", "evidently", "papermill", "dvc", "scrapy", "optuna", "dask", "IPython", "arch"}
+
+
+def test_stocks_with_hardly_a_day_in_common_are_no_market(client, good, monkeypatch):
+    bars = good["bars"]
+    monkeypatch.setattr("serve.body.MAX_CELLS", 5 * 500)
+    for step, status in ((5, 422), (0, 200)):  # each begins some days later than the one before
+        series = [{"ticker": f"T{i}", "bars": bars[step * i:step * i + 495]} for i in range(5)]
+        answer = client.post("/v1/forecast", json={"series": series, "horizons": [1]})
+        assert answer.status_code == status
+        if status == 422:
+            assert answer.json["errors"][0]["field"] == "series" and "515 different days" in answer.json["detail"]
+
+
+def test_large_requests_take_turns(client, good, monkeypatch):
+    monkeypatch.setattr("serve.body.BIG", 1000)
+    monkeypatch.setattr("serve.body.WAIT_S", .1)
+    assert client.post("/v1/forecast", json=good).status_code == 200
+    with body._turn:
+        answer = client.post("/v1/forecast", json=good)
+        assert answer.status_code == 503 and answer.headers["Retry-After"] and "another large request" in answer.json["detail"]
+        assert client.post("/v1/forecast", json={"ticker": "A"}).status_code == 422
+    assert client.post("/v1/forecast", json=good).status_code == 200
