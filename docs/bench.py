@@ -18,12 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
+import latency
 import numpy as np
 import pandas as pd
 import xgboost as xgb
 
-from stockml.bundle import forecast, load_bundle
-from stockml.client import ask, service
 from stockml.config import load_params
 from stockml.evaluate import VIEWS, makers, walk_tables, walk_views, xgboost_maker
 from stockml.features import feature_columns, make_features
@@ -133,18 +132,30 @@ def compare(work: Callable, floor: Callable) -> tuple[float, float, float]:
     return (statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs), statistics.median(a / b for a, b in pairs))
 
 
-def served() -> list[str]:
-    "One forecast over HTTP against the same computation without HTTP."
-    if not (ROOT / "models/champion").exists():
-        return []
-    own = bars[bars["ticker"] == "AAPL"].tail(520).reset_index(drop=True)
-    bundle = load_bundle(ROOT / "models/champion")
-    with service() as url:
-        ask(url, own)
-        forecast(bundle, own)
-        http, bare = ([timed(work) * 1000 for _ in range(30)] for work in (lambda: ask(url, own), lambda: forecast(bundle, own)))
-    a, b = statistics.median(http), statistics.median(bare)
-    return [f"| one forecast over HTTP, 520 bars | {a:.0f} ms | the same without HTTP | {b:.0f} ms | {a / b:.2f} | |"]
+def served(soak_s: float) -> list[str]:
+    "The service under wrk beside a bare Flask endpoint, and beside MLflow's and BentoML's servers on ready features."
+    model = ROOT / "models/champion"
+    if not model.exists() or not shutil.which("wrk"):
+        return ["| the service | needs `make run` first, and wrk | | | | |"]
+    with tempfile.TemporaryDirectory() as folder:
+        f = latency.measure(model, 4, ROUNDS, Path(folder)) | latency.peers(model, 4, Path(folder))
+        s = latency.soak(model, soak_s, Path(folder)) if soak_s else None
+    ours = f["ours_requests_s"]
+    return [
+        f"| one forecast, 300 bars, three horizons, 1 connection | {f['median_ms']:.2f} ms | bare endpoint, ready features | "
+        f"{f['bare_median_ms']:.2f} ms | {f['median_over_bare']:.2f} | 2 |",
+        f"| the same, 8 connections | {f['requests_s']:.0f}/s | bare endpoint | {f['bare_requests_s']:.0f}/s | "
+        f"{f['throughput_bare_over_ours']:.2f} (theirs over ours) | 2 |",
+        f"| its 99th percentile over the median | {f['p99_ms']:.1f} ms | | | {f['p99_over_median']:.2f} | 5 |",
+        f"| 64 stocks in one request | {f['batch_ms']:.1f} ms | a single | {f['median_ms']:.2f} ms | {f['batch_over_single']:.1f} | 8 |",
+        f"| forecasts, 8 connections | {ours:.0f}/s | `mlflow models serve`, ready features | {f['mlflow_requests_s']:.0f}/s | "
+        f"{ours / f['mlflow_requests_s']:.1f} (ours over theirs) | at least 10 |",
+        f"| forecasts, 8 connections | {ours:.0f}/s | BentoML, ready features | {f['bentoml_requests_s']:.0f}/s | "
+        f"{ours / f['bentoml_requests_s']:.1f} (ours over theirs) | at least 1 |",
+        f"| start to ready | {f['ready_s']:.1f} s | | | | 3 s |", f"| largest worker | {f['worker_mib']:.0f} MiB | | | | 250 MiB |",
+        *([f"| {soak_s:.0f} s at full load: errors; memory of the workers | {s.errors} | at the start {s.before:.0f} MiB | "
+           f"{s.after:.0f} MiB | {s.after / s.before:.3f} | 0; 1.05 |"] if s else []),
+    ]
 
 
 def on_gpu() -> list[str]:
@@ -185,12 +196,14 @@ def whole() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--whole", action="store_true", help="also make run in a clean clone")
-    lines = whole() if parser.parse_args().whole else []
+    parser.add_argument("--soak", type=float, default=600, help="seconds of full load on the service; 0 = none")
+    given = parser.parse_args()
+    lines = whole() if given.whole else []
     for name, work, floor_name, floor, limit in CASES:
         a, b, ratio = compare(work, floor)
         lines.append(f"| {name} | {a:.2f} s | {floor_name} | {b:.2f} s | {ratio:.2f} | {limit} |")
         print(lines[-1], flush=True)
-    lines += on_gpu() + served() + again()
+    lines += on_gpu() + served(given.soak) + again()
     head = ["# Performance", "", __doc__.split("\n\n")[1].strip(), "",
             f"Measured on {time.strftime('%Y-%m-%d')} with `make bench`: {os.cpu_count()} cores ({platform.machine()}), "
             f"Python {platform.python_version()}, XGBoost {xgb.__version__}, pandas {pd.__version__}.", "",

@@ -153,6 +153,23 @@ def measure(model: Path, seconds: float, rounds: int, folder: Path) -> dict[str,
     }
 
 
+class Soak(NamedTuple):
+    "What a long time at full load did."
+    errors: int
+    before: float  # MiB of the largest worker, once warm
+    after: float
+
+
+def soak(model: Path, seconds: float, folder: Path) -> Soak:
+    "Eight connections for a long time."
+    body = bodies(folder, model)["one"]
+    with served([sys.executable, *OURS], model, "/readyz") as (ours, _, process):
+        largest = lambda: max(p.memory_info().rss for p in process.children()) / 2**20  # noqa: E731
+        wrk(f"{ours}/v1/forecast", body, 8, 10)
+        before = largest()
+        return Soak(wrk(f"{ours}/v1/forecast", body, 8, seconds).errors, before, largest())
+
+
 def peers(model: Path, seconds: float, folder: Path) -> dict[str, float]:
     "Requests a second of others' servers on ready features, and ours on bars, in turns."
     home = ROOT / ".venv-peers"
