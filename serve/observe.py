@@ -6,20 +6,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from flask import Flask, Response, g, request
+from prometheus_client import Counter
 
 from stockml.prices import session_after
 
 from .lines import Handler, Lines, head
-from .metrics import BARS, BUSY, ERRORS, FORECASTS, REJECTED, REQUESTS, STALE, field_kind
+from .metrics import BARS, BUSY, ERRORS, FORECASTS, REJECTED, REQUESTS, STALE, field_kind, ours
 from .trace import Trace, read_trace
 
 QUIET = {"healthz", "readyz", "metrics"}  # asked every few seconds: only for those who want to see everything
 FRESH = 5  # sessions that bars may be behind before the answer says so
 MAX_TEXT = 200
+REFUSED = Counter("stockml_refused", "Requests that were refused before they were whole, or because they are no HTTP.", ["status"],
+                  registry=ours)
 
 
 @dataclass(slots=True)
@@ -81,6 +84,24 @@ def observe_forecasts(records: list[dict[str, Any]]) -> str | None:
     STALE.inc(len(old))
     more = f" and {len(old) - 3} more" if len(old) > 3 else ""
     return f"stale bars, more than {FRESH} sessions behind: {', '.join(old[:3])}{more}"
+
+
+def observe_refusal(status: int, message: str, address: str, environ: dict[str, Any]) -> Trace:
+    "Count and write down what no application gets to see; the names it goes by."
+    trace = read_trace(environ)
+    REFUSED.labels(status).inc()
+    _refusals().write({
+        **head("warn" if status < 500 else "error", message), "trace": {"id": trace.trace_id}, "span": {"id": trace.span_id},
+        "event": {"kind": "event", "dataset": "stockml.request", "action": "refused", "outcome": "failure"},
+        "http": {"request": {"id": trace.request_id}, "response": {"status_code": status}}, "client": {"address": address},
+    })
+    return trace
+
+
+@cache
+def _refusals() -> Lines:
+    "Opened by each worker after the fork."
+    return Lines()
 
 
 @lru_cache(2)

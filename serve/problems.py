@@ -1,14 +1,11 @@
 "Errors as RFC 9457 problem details: every answer that is not a success says what, where, and what to do."
 
 import json
-import time
 
-from flask import Flask, Request, Response, g, request
-from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge, RequestTimeout, UnprocessableEntity
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge, UnprocessableEntity
 
 MAX_ERRORS = 20  # listed in one answer; a client that is wrong on every row learns nothing from the rest
-MAX_SWALLOWED = 32 * 2**20  # bytes of a body that is too long, read so that its sender gets to hear so
-SWALLOW_S = 2.  # seconds that this may take: a thread waits for it
 MAX_TEXT = 200  # characters of a field or message: both may quote what the client sent
 
 
@@ -24,8 +21,6 @@ class Invalid(UnprocessableEntity):
 def add_problems(app: Flask) -> None:
     "Answer every error of this app as application/problem+json."
     app.register_error_handler(HTTPException, _problem)
-    # The client began to send a body and then fell silent; the worker waits so long and no longer.
-    app.register_error_handler(BlockingIOError, lambda _: _problem(RequestTimeout("the body did not arrive in time")))
 
 
 def _problem(error: HTTPException) -> Response:
@@ -35,7 +30,6 @@ def _problem(error: HTTPException) -> Response:
         body["detail"] = "The fault is here, not in the request; it has been logged."
     if isinstance(error, RequestEntityTooLarge):
         body["detail"] = f"The body is too long; {request.max_content_length:,} bytes is the limit."
-        _swallow(request)
     if isinstance(error, Invalid):
         body["errors"] = error.errors
         g.seen.wrong = error.errors[0]["field"]
@@ -48,13 +42,3 @@ def _problem(error: HTTPException) -> Response:
 def details(status: int, title: str, detail: str | None) -> dict:
     "The members that every problem has."
     return {"type": "about:blank", "title": title, "status": status, "detail": detail}
-
-
-def _swallow(request: Request) -> None:
-    "Read what is left of a refused body: who is still sending would meet a closed connection instead of the answer."
-    left, end = min(request.content_length or MAX_SWALLOWED, MAX_SWALLOWED), time.monotonic() + SWALLOW_S
-    try:
-        while left > 0 and time.monotonic() < end and (piece := request.environ["wsgi.input"].read(min(left, 2**16))):
-            left -= len(piece)
-    except OSError:  # gone, or too slow
-        return

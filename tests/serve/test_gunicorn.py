@@ -18,8 +18,10 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from werkzeug.exceptions import HTTPException
 
 from serve.body import MAX_BODY
+from serve.worker import MAX_HEAD, Gathered
 from stockml.bundle import move_folder, write_manifest
 from stockml.files import read_json
 
@@ -216,6 +218,121 @@ def test_slow_clients_hold_nobody_up(server, slow_clients, good):
     assert max(took) < 3
 
 
+HEAD = b"POST /v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("sent", [
+    HEAD + b"Content-Length: 99999999999999999999\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n7ffffff\r\n 0\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n7fffff\r\n 0\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 00000000000001000000\r\n\r\n",
+])
+def test_a_forged_length_holds_nobody_up(server, sent):
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(12)]
+        for client in clients:
+            client.sendall(sent)
+        for _ in range(8):
+            for client in clients:
+                with contextlib.suppress(OSError):
+                    client.sendall(b"x")
+            start = time.monotonic()
+            assert server.ask("GET", "/healthz")[0] == 200
+            assert time.monotonic() - start < 2
+            time.sleep(.2)
+
+
+def test_who_still_sends_too_long_a_body_hears_so(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(HEAD + b"Content-Length: 90000000\r\n\r\n")
+        for _ in range(40):
+            client.sendall(b" " * 2**16)
+            time.sleep(.02)
+        assert client.recv(2**16).startswith(b"HTTP/1.1 413 ")
+
+
+def framed(data: bytes, step: int) -> Gathered:
+    "A request that comes in pieces of that size."
+    request = Gathered()
+    for i in range(0, len(data), step):
+        assert not request.whole
+        request.add(data[i:i + step])
+    return request
+
+
+CHUNKS = HEAD + b"Transfer-Encoding: Chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize(("sent", "body"), [
+    (b"GET / HTTP/1.1\r\n\r\n", b""),
+    (HEAD + b"content-length:\t 0005 \r\n\r\n12345", b"12345"),
+    (CHUNKS + b"0\r\n\r\n", b""),
+    (CHUNKS + b"3\r\nabc\r\n00A ;name=\"0\"\r\n0\r\n\r\n01234\r\n0;last\r\nDigest: x\r\nMore: 0\r\n\r\n", b"abc0\r\n\r\n01234"),
+])
+def test_a_request_is_whole_at_its_last_byte(sent, body, step):
+    request = framed(sent, step)
+    assert request.whole and (request.body, request.data) == (body, b"")
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", HEAD + b"Content-Length: 1\r\n\r\n1", CHUNKS + b"1\r\n1\r\n0\r\n\r\n"])
+def test_what_comes_after_a_request_is_kept(sent):
+    assert framed(sent + b"GET", 1000).data == b"GET"
+
+
+@pytest.mark.parametrize(("sent", "status"), [
+    *((HEAD + b"Content-Length: %s\r\n\r\n" % length, 400) for length in (b"", b"-1", b"+1", b"1_0", b"0x1", b"1, 1", b"1 1", b"\xb2")),
+    (HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1), 413), (HEAD + b"Content-Length: %s\r\n\r\n" % (b"9" * 5000), 413),
+    (HEAD + b"Content-Length: 1\r\nX: y\r\ncontent-length: 1\r\n\r\n", 400),
+    (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    (CHUNKS + b"\r\n", 400), (CHUNKS + b"-1\r\n", 400), (CHUNKS + b"0x1\r\n", 400), (CHUNKS + b"1;a\rb\r\n", 400),
+    (CHUNKS + b"1\r\nab\r\n", 400), (CHUNKS + b"1" * 5000, 400), (CHUNKS + b"1;" + b"a" * 5000, 400),
+    (CHUNKS + b"%x\r\n" % (MAX_BODY + 1), 413), (CHUNKS + b"1\r\na\r\n%x\r\n" % MAX_BODY, 413),
+    (CHUNKS + b"1;%s\r\na\r\n" % (b"a" * 4000) * (MAX_BODY // 2000), 413), (CHUNKS + b"0\r\nX: " + b"a" * MAX_HEAD, 431),
+])
+def test_a_doubtful_or_too_long_request_is_refused_as_soon_as_that_is_known(sent, status):
+    with pytest.raises(HTTPException) as refused:
+        framed(sent, 2**16)
+    assert refused.value.code == status
+
+
+def test_requests_may_come_before_the_answers(server, good):
+    body = json.dumps(good).encode()
+    post = HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    chunked = CHUNKS + b"%x\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(body), body)
+    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    large = b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000  # a body that nobody reads
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+        client.sendall(get + b"\r\n" + post + chunked + large + get + b"\r\n" + get + b"Connection: close\r\n\r\n")
+        answers = client.makefile("rb").read()
+    assert answers.count(b"HTTP/1.1 200 OK") == 6
+    assert answers.count(b'"forecasts"') == 2
+
+
+def test_what_the_worker_refuses_is_written_down_and_counted(server):
+    def count() -> float:
+        connection = server.connect()
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("stockml_refused_total{"))
+
+    before, sent = count(), {"early": b"Content-Length: 9000000\r\n\r\n", "late": b"Content-Length: 9\r\n\r\n{", "": b"No header\r\n\r\n"}
+    for name, end in sent.items():
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
+            client.sendall(HEAD + b"X-Request-ID: %s\r\n" % name.encode() + end)
+            head = client.makefile("rb").read().partition(b"\r\n\r\n")[0].decode()
+        status, fields = int(head.split()[1]), dict(line.split(": ") for line in head.splitlines()[1:])
+        assert fields["traceparent"] and (not name or fields["X-Request-ID"] == name)
+        lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+        [line] = [line for line in lines if line.get("http", {}).get("request", {}).get("id") == fields["X-Request-ID"]]
+        assert line["http"]["response"]["status_code"] == status
+        assert (line["event"]["outcome"], line["client"]["address"], line["log.level"]) == ("failure", "127.0.0.1", "warn")
+        assert line["trace"]["id"] in fields["traceparent"] and line["message"].startswith(head.splitlines()[0].split(" ", 2)[2])
+    assert count() == before + 3
+
+
 def test_a_client_that_falls_silent_is_told_so(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
         start = time.monotonic()
@@ -232,6 +349,10 @@ def test_a_client_that_falls_silent_is_told_so(server):
     (b"POST / HTTP/1.1\r\nTransfer-Encoding: smoke\r\n\r\n", b"501"),
     (b"POST /v1/forecast HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400"),
     (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n1", b"400"),
+    (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+    (b"POST / HTTP/1.1\r\nContent-Length : 1\r\n\r\n1", b"400"),
+    (b"GET /healthz HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", b"413"),
+    (b"POST /v1/forecast HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9000000\r\n\r\n", b"413"),
 ])
 def test_what_is_no_http_is_refused_in_the_same_form(server, sent, status):
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
@@ -249,7 +370,8 @@ def test_a_client_that_waits_to_be_told_is_told_to_go_on(server, good):
         file = client.makefile("rb")
         assert file.readline().split()[1] == b"100"
         client.sendall(body)
-        assert b"HTTP/1.1 200 OK" in file.read()
+        answer = file.read()
+    assert b"HTTP/1.1 200 OK" in answer and b"100 Continue" not in answer  # once is enough
 
 
 def test_a_connection_serves_many_requests(server, good):
