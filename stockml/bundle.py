@@ -34,7 +34,7 @@ from .prices import session_after
 FILES = ("model.ubj", "residuals.npz", "reference.parquet")
 Quantiles = dict[tuple[str, str], tuple[np.ndarray, dict[str, np.ndarray]]] # view, model -> pooled (horizons, levels); ticker -> the same
 
-
+# %% ../nbs/12_bundle.ipynb #e0124169
 @dataclass(frozen=True)
 class Bundle:
     "A loaded model: everything a forecast needs."
@@ -289,7 +289,7 @@ def _in_order(rows: Rows, names: list[str]) -> Rows:
         raise BadInput(f"the model wants the feature {missing[0]}, which this version does not make: train again")
     return Rows(tuple(names), columns(rows, names, np.float32))
 
-
+# %% ../nbs/12_bundle.ipynb #84577c0c
 def _newest_scales(model: Forecaster, stocks: list[History], rows: Rows) -> np.ndarray:
     "Scales (stocks, horizons) from the newest bars."
     if not model.recursive:

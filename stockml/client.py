@@ -64,12 +64,8 @@ class Client:
         "Forecasts from the last bars. `BadInput` if the service refuses them, `StockmlError` if it does not answer."
         return [_typed(a) for a in self._post("/v1/forecast", bars, horizons)["answers"]]
 
-    def explain(
-        self,
-        bars: pd.DataFrame, # as for `forecast`
-        horizons: tuple[int, ...] | None = None, # sessions
-    ) -> dict[tuple[str, int], str]: # ticker, sessions -> words
-        "Why the same forecasts are as wide as they are."
+    def explain(self, bars: pd.DataFrame, horizons: tuple[int, ...] | None = None) -> dict[tuple[str, int], str]:
+        "Why the same forecasts are as wide as they are: ticker and sessions -> words."
         answers = self._post("/v1/explain", bars, horizons)["answers"]
         return {(a["ticker"], f["horizon"]): f["words"] for a in answers for f in a["forecasts"]}
 
@@ -103,7 +99,7 @@ def ask(
     "The service's answer for one stock as it is. Errors as of `call`."
     return call(url, "/v1/forecast", request_body(bars, horizons), timeout_s=timeout_s)
 
-
+# %% ../nbs/25_client.ipynb #443db740
 def call(
     url: str, # of the service
     path: str, # of an endpoint

@@ -92,7 +92,7 @@ class Calibrated(NamedTuple):
     pooled: np.ndarray # (levels,) of the standardized outcomes, as of the last session
     own: np.ndarray # (tickers, levels)
 
-
+# %% ../nbs/15_evaluate.ipynb #a9dc3cae
 def calibrated(
     model: Forecaster, # for how its residuals are pooled
     rows: pd.DataFrame, # ticker, date

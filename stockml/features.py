@@ -37,7 +37,7 @@ class History(NamedTuple):
     adj_close: np.ndarray
     volume: np.ndarray
 
-
+# %% ../nbs/04_features.ipynb #2da10725
 def histories(
     bars: pd.DataFrame, # valid bars, one stock below the other, each in order
 ) -> list[History]: # one a stock
@@ -103,7 +103,7 @@ def highs(
     seen = x[..., np.maximum(at[:, None] - np.arange(windows[-1]), 0)] # before the first session: the first again
     return np.stack([np.fmax.reduce(seen[..., :n], axis=-1) for n in windows], axis=-2)
 
-
+# %% ../nbs/04_features.ipynb #c13b4d1e
 def ewma(
     x: np.ndarray, # (..., n) all known but the first
     decay: float, # a session
@@ -132,7 +132,7 @@ KINDS = ("size", "square", "fall", "down", "smooth", "still", "net")
 DECAYS = (85, 94, 97, 99) # percent
 ROOT_HALF_PI = float(np.sqrt(np.pi / 2))
 
-
+# %% ../nbs/04_features.ipynb #2829318e
 class Moves(NamedTuple):
     "The returns of one stock, and what moving windows hold of them."
     x: np.ndarray # (..., n) log-returns, the first one 0
@@ -147,7 +147,7 @@ class Moves(NamedTuple):
         "Net moves."
         return self.total[-1][..., _index(WINDOWS, windows), :]
 
-
+# %% ../nbs/04_features.ipynb #7a2e8733
 def moves(
     x: np.ndarray, # (..., n) log-returns of one stock, the first one 0
     at: np.ndarray, # (k,) rows that are wanted
@@ -183,7 +183,7 @@ def named(stem: str, *numbers: int) -> tuple[str, ...]: # e.g. v_abs1, v_abs5
     "Names of features that differ by a number."
     return tuple(f"{stem}{n}" for n in numbers)
 
-
+# %% ../nbs/04_features.ipynb #a3fff6f2
 def volatilities(
     m: Moves,
     v_all: np.ndarray, # (..., n) long-run volatility
@@ -417,7 +417,7 @@ def feature_columns(
     "Names of the features, in order."
     return list(features.names) if isinstance(features, Rows) else [c for c in features.columns if c not in BAR_KEY]
 
-
+# %% ../nbs/04_features.ipynb #24e54456
 def columns(
     features: pd.DataFrame | Rows,
     names: list[str],
@@ -481,7 +481,7 @@ def _market_of(stocks: list[History], rows: Rows, r: list[np.ndarray], v_all: li
     unknown = np.full(len(at), np.nan)
     return np.column_stack([each[n][stock, day] if n in each else common.get(n, unknown)[day] for n in MARKET])
 
-
+# %% ../nbs/04_features.ipynb #22a04c3f
 def _on_common_days(stocks: list[History], *of_each: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     "Days of the market, where each stock's days are among them, and what each has on them as (stocks, days)."
     first = stocks[0].dates
@@ -495,7 +495,7 @@ def _on_common_days(stocks: list[History], *of_each: list[np.ndarray]) -> tuple[
             table[i, there] = x[i]
     return days, place, wide
 
-
+# %% ../nbs/04_features.ipynb #6c5ac1e6
 def _rows(stocks: list[History], newest: bool) -> Rows:
     "Features of all stocks, one below the other."
     with np.errstate(all="ignore"): # nothing known gives NaN

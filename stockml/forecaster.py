@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,6 +162,7 @@ class Forest(NamedTuple):
         return self.value.take(node).reshape(len(x), -1, self.outputs).sum(axis=1) # in turn, as XGBoost does
 
 # %% ../nbs/10_forecaster.ipynb #13cfd9a5
+@lru_cache(4)
 def forest(
     booster: xgb.Booster, # from `train_trees`: one tree per horizon and round, no base score
 ) -> Forest:
@@ -281,11 +282,7 @@ class XgbScale:
 
     def scale(self, features):
         few = len(column(features, "v_all")) <= FEW
-        return corrected_scale(self.walked.walk if few else self.booster.inplace_predict, self.har, features)
-
-    @cached_property
-    def walked(self) -> Forest:
-        return forest(self.booster)
+        return corrected_scale(forest(self.booster).walk if few else self.booster.inplace_predict, self.har, features)
 
     def state(self):
         return {**self.har.state(), "booster": np.frombuffer(self.booster.save_raw("ubj"), np.uint8)}

@@ -222,7 +222,7 @@ def promote(
                  **_origin(bundle), "champion": former and _origin(former)})
     return Decision(not reasons, reasons)
 
-
+# %% ../nbs/22_promote.ipynb #10b58735
 def _former(champion: Path) -> Bundle | None:
     "The champion so far. `BadInput` says what to do with a damaged one."
     try:

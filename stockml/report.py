@@ -189,8 +189,7 @@ def plot_fan(
     for row in (r for r in rows if r["horizon"] > 5 and r["horizon"] in (held or {})): # nearer ones would lie on each other
         axis.annotate(f"{span(row['horizon'])}\n95% held {held[row['horizon']]:.0%}", ha="center", fontsize="x-small",
                       xy=(pd.Timestamp(row["target_date"]), row["prices"]["0.975"]), xytext=(0, 4), textcoords="offset points")
-    axis.margins(x=.06) # room for the last label
-    axis.set(yscale="log", title=f"{answer['ticker']}: forecast from {answer['origin']}", ylabel="price")
+    axis.set(xmargin=.06, yscale="log", title=f"{answer['ticker']}: forecast from {answer['origin']}", ylabel="price")
     digits = "{x:,.0f}" if min(history.min(), *at("0.025")) > 20 else "{x:,.2f}" # pence matter to a penny share
     axis.yaxis.set_major_formatter(digits)
     axis.yaxis.set_minor_formatter(digits)
