@@ -147,7 +147,7 @@ def served(soak_s: float) -> list[str]:
         f"| the same, 8 connections | {f['requests_s']:.0f}/s | bare endpoint | {f['bare_requests_s']:.0f}/s | "
         f"{f['throughput_bare_over_ours']:.2f} (theirs over ours) | 2 |",
         f"| its 99th percentile over the median | {f['p99_ms']:.1f} ms | | | {f['p99_over_median']:.2f} | 5 |",
-        f"| 64 stocks in one request | {f['batch_ms']:.1f} ms | a single | {f['median_ms']:.2f} ms | {f['batch_over_single']:.1f} | 8 |",
+        f"| 64 stocks in one request | {f['batch_ms']:.1f} ms | one stock | {f['median_ms']:.2f} ms | {f['batch_over_single']:.1f} | 8 |",
         f"| forecasts, 8 connections | {ours:.0f}/s | `mlflow models serve`, ready features | {f['mlflow_requests_s']:.0f}/s | "
         f"{ours / f['mlflow_requests_s']:.1f} (ours over theirs) | at least 10 |",
         f"| forecasts, 8 connections | {ours:.0f}/s | BentoML, ready features | {f['bentoml_requests_s']:.0f}/s | "

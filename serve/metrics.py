@@ -21,6 +21,8 @@ REQUESTS = Histogram("stockml_request_seconds", "Time from a whole request to it
 BUSY = Gauge("stockml_requests_in_progress", "Requests under way.", multiprocess_mode="livesum", registry=ours)
 ERRORS = Counter("stockml_errors", "Requests that failed through a fault of the service.", ["endpoint"], registry=ours)
 REJECTED = Counter("stockml_rejected", "Requests with a wrong field, by the kind of the first one.", ["field"], registry=ours)
+REFUSED = Counter("stockml_refused", "Requests that were refused before they were whole, or because they are no HTTP.", ["status"],
+                  registry=ours)
 FORECASTS = Counter("stockml_forecasts", "Forecasts, by the model that made them.", ["model"], registry=ours)
 BARS = Histogram("stockml_request_bars", "Bars of the stocks in a request.", registry=ours,
                  buckets=(100, 200, 300, 500, 1000, 2000, 5000, 10_000, 50_000, 200_000))

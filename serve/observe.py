@@ -10,19 +10,16 @@ from functools import cache, lru_cache
 from typing import Any
 
 from flask import Flask, Response, g, request
-from prometheus_client import Counter
 
 from stockml.prices import session_after
 
 from .lines import Handler, Lines, head
-from .metrics import BARS, BUSY, ERRORS, FORECASTS, REJECTED, REQUESTS, STALE, field_kind, ours
+from .metrics import BARS, BUSY, ERRORS, FORECASTS, REFUSED, REJECTED, REQUESTS, STALE, field_kind
+from .problems import MAX_TEXT
 from .trace import Trace, read_trace
 
 QUIET = {"healthz", "readyz", "metrics"}  # asked every few seconds: only for those who want to see everything
 FRESH = 5  # sessions that bars may be behind before the answer says so
-MAX_TEXT = 200
-REFUSED = Counter("stockml_refused", "Requests that were refused before they were whole, or because they are no HTTP.", ["status"],
-                  registry=ours)
 
 
 @dataclass(slots=True)
@@ -88,14 +85,14 @@ def observe_forecasts(records: list[dict[str, Any]]) -> str | None:
 
 def observe_refusal(status: int, message: str, address: str, environ: dict[str, Any]) -> Trace:
     "Count and write down what no application gets to see; the names it goes by."
-    trace = read_trace(environ)
+    seen = Seen(0, read_trace(environ))
     REFUSED.labels(status).inc()
     _refusals().write({
-        **head("warn" if status < 500 else "error", message), "trace": {"id": trace.trace_id}, "span": {"id": trace.span_id},
+        **head("warn" if status < 500 else "error", message), **seen.common(),
         "event": {"kind": "event", "dataset": "stockml.request", "action": "refused", "outcome": "failure"},
-        "http": {"request": {"id": trace.request_id}, "response": {"status_code": status}}, "client": {"address": address},
+        "http": {"request": {"id": seen.trace.request_id}, "response": {"status_code": status}}, "client": {"address": address},
     })
-    return trace
+    return seen.trace
 
 
 @cache

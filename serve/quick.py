@@ -89,7 +89,7 @@ def _history(series: Series, latest: np.datetime64) -> tuple[History, int] | Non
     more = {c: np.array([getattr(b, c) for b in bars], float) for c in OPTIONAL if getattr(first, c) is not None}
     adj_close = more.get("adj_close", close)
     moves = np.count_nonzero(adj_close[1:] != adj_close[:-1])
-    if moves < STILL * (n - 1) or close.min() <= 0 or close.max() > MAX_PRICE or not (not more or _fits(close, more)):
+    if moves < STILL * (n - 1) or close.min() <= 0 or close.max() > MAX_PRICE or (more and not _fits(close, more)):
         return None
     if "volume" in more:
         more["volume"] = np.round(more["volume"])

@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 
 def test_it_runs_as_the_manifests_say(place):
     pods = place.pods()
@@ -26,22 +28,13 @@ def test_a_rolling_update_under_load_loses_no_request(place):
     assert result()["fresh"] > 100
 
 
-def test_a_bad_image_takes_no_traffic_and_is_undone(place):
+@pytest.mark.parametrize("change", [{"image": "stockml:no-such-image"}, {"STOCKML_MODEL": "/nowhere"}], ids=["no such image", "no model"])
+def test_what_cannot_start_takes_no_traffic_and_is_undone(place, change):
+    if "image" in change:
+        change = {"image": f"{place.image.rpartition('/')[0]}/{change['image']}"}
     before = place.pods()
     with place.load() as result:
-        place.apply(image=place.image.rpartition("/")[0] + "/stockml:no-such-image", RELEASE="2")
-        assert not place.rolled_out(20)
-        assert place.endpoints() == set(before)
-        place.kubectl("rollout", "undo", "deployment/stockml")
-        assert place.rolled_out()
-    assert place.pods() == before
-    assert result()["lost"] == []
-
-
-def test_an_image_without_a_model_takes_no_traffic_and_is_undone(place):
-    before = place.pods()
-    with place.load() as result:
-        place.apply(RELEASE="2", STOCKML_MODEL="/nowhere")
+        place.apply(RELEASE="2", **change)
         assert not place.rolled_out(20)
         assert place.endpoints() == set(before)
         place.kubectl("rollout", "undo", "deployment/stockml")
