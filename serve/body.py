@@ -84,6 +84,8 @@ def read_request(request: Request, latest: date) -> Wanted:
     """
     if not request.is_json:
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
+    if request.content_encoding:
+        raise UnsupportedMediaType("send it as it is, without a Content-Encoding")
     data = request.get_data(cache=True)
     if len(data) >= MAX_BODY:  # a body that comes in chunks, its length untold, is cut there without a word
         raise RequestEntityTooLarge
@@ -122,7 +124,7 @@ _turn = Lock()
 def _read_slowly(data: bytes, latest: date) -> Wanted:
     "The same for whatever is not plainly right: usually it says why not."
     try:
-        values = json.loads(data, object_pairs_hook=_object)
+        values = json.loads(data.decode(), object_pairs_hook=_object)
     except (ValueError, RecursionError) as e:
         raise BadRequest(f"not JSON: {str(e)[:MAX_TEXT]}") from None
     several = isinstance(values, dict) and "series" in values

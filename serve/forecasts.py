@@ -82,7 +82,7 @@ def _record(served: Served, stock: History, one: dict[str, Any], features: dict[
 
 def input_sha256(stock: History) -> str:
     "SHA-256 of a stock's bars as the model sees them, however the client wrote them: ticker, days, then each column's 8-byte floats."
-    columns = np.stack([stock.dates.astype("<i8").view("<f8"), *stock[2:]]).astype("<f8", copy=False)
+    columns = np.concatenate([stock.dates.astype("<i8").view("<f8"), *stock[2:]]).astype("<f8", copy=False)
     return hashlib.sha256(stock.ticker.encode() + columns.tobytes()).hexdigest()
 
 

@@ -269,7 +269,7 @@ def test_prices_that_no_forecast_follows_from(client, good):
 
 @pytest.mark.parametrize("body", [
     b"", b"{", b"bars", b"\xff\xfe\x00", b'{"ticker": "AAPL", "ticker": "KO"}', b"[" * 100_000,
-    b'{"ticker": %s}' % (b"9" * 5000), json.dumps(dict.fromkeys(map(str, range(100)))).encode(),
+    b'{"ticker": %s}' % (b"9" * 5000), '{"ticker": "A"}'.encode("utf-16"), json.dumps(dict.fromkeys(map(str, range(100)))).encode(),
 ])
 def test_what_is_no_strict_json_is_malformed(client, body):
     assert problem(post(client, body), 400)["detail"].startswith("not JSON: ")
@@ -293,6 +293,7 @@ def test_other_errors_are_problems_too(client, good):
     problem(post(client, b" " * (MAX_BODY + 1)), 413)
     problem(post(client, good, kind="text/csv"), 415)
     problem(client.post("/v1/forecast"), 415)
+    problem(client.post("/v1/forecast", json=good, headers={"Content-Encoding": "gzip"}), 415)
 
 
 def test_our_own_faults_are_told_to_the_log_alone(client, good, monkeypatch, caplog):

@@ -218,6 +218,21 @@ def test_slow_clients_hold_nobody_up(server, slow_clients, good):
     assert max(took) < 3
 
 
+def test_clients_that_do_not_read_hold_nobody_up(server, good):
+    body = json.dumps(good | {"horizons": [1] * 100}).encode()
+    head = b"POST /v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", server.port))
+            client.sendall((head + body) * 3)  # and the answers are many times what the client has room for
+        for _ in range(20):
+            start = time.monotonic()
+            assert server.ask("POST", "/v1/forecast", json.dumps(good))[0] == 200
+            assert time.monotonic() - start < 3
+
+
 HEAD = b"POST /v1/forecast HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
@@ -473,6 +488,7 @@ def test_it_leaves_nothing_behind(root, bundle_folder, tmp_path, good):
     ({"HOST": "0.0.0.0"}, "0.0.0.0 can be reached by others: set STOCKML_API_KEYS_FILE, or STOCKML_OPEN=1"),  # noqa: S104
     ({"STOCKML_API_KEYS_FILE": "/no/such/file"}, "/no/such/file: the API keys cannot be read"),
     ({"STOCKML_DRAIN_SECONDS": "soon"}, "STOCKML_DRAIN_SECONDS"),
+    ({"PORT": "abc"}, "PORT: 'abc' is no port"),
 ])
 def test_it_refuses_to_start_wrongly_in_one_line(root, bundle_folder, tmp_path, env, words):
     server = Server(root, bundle_folder, tmp_path / "log", **env)
