@@ -9,13 +9,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import ServiceUnavailable
 
 from stockml import __version__
+from stockml.journal import Journal
 
 from .access import Access
 from .body import MAX_BODY, in_turn, latest_session, read_request
 from .forecasts import make
 from .metrics import exposition
 from .model import Holder, model_folder
-from .observe import add_observation, observe_forecasts
+from .observe import add_observation, observe_forecasts, open_journal
 from .openapi import document
 from .pages import add_pages
 from .problems import add_problems
@@ -25,22 +26,22 @@ encode = msgspec.json.Encoder().encode  # strict: what is not known is null
 
 def create_app(folder: Path | None = None) -> Flask:
     "The service around the bundle in `folder` (None: `model_folder()`). `BadInput` refuses a damaged one."
-    holder, access = Holder(folder or model_folder()), Access.from_environment()
+    holder, access, journal = Holder(folder or model_folder()), Access.from_environment(), open_journal()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # an address is right or wrong; nobody is sent elsewhere
     app.extensions["stockml"] = holder
-    app.extensions["stockml.looks"] = (holder.look, access.look)  # what `watch` looks after
+    app.extensions["stockml.looks"] = (holder.look, access.look, *([journal.sync] if journal else ()))  # what `watch` looks after
     add_observation(app)
     add_problems(app)
     add_pages(app)
-    _add_forecast(app, holder, access)
+    _add_forecast(app, holder, access, journal)
     _add_status(app, holder)
     _add_facts(app, holder, access)
     return app
 
 
-def _add_forecast(app: Flask, holder: Holder, access: Access) -> None:
+def _add_forecast(app: Flask, holder: Holder, access: Access, journal: Journal | None) -> None:
     "What the service is for."
 
     @app.post("/v1/forecast", endpoint="forecast")
@@ -54,7 +55,7 @@ def _add_forecast(app: Flask, holder: Holder, access: Access) -> None:
             wanted = read_request(request, latest_session(served.bundle.manifest["as_of"]))
             made = make(served, wanted, why=request.endpoint == "explain")
         response = _json({"answers": made.answers} if wanted.several else made.answers[0])
-        if warning := observe_forecasts(made.records):
+        if warning := observe_forecasts(made.records, journal):
             # 299, as Kubernetes does: 110 is about caches, and RFC 9111 has retired it.
             response.headers["Warning"] = f'299 - "{warning}"'
         return response

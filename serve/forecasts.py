@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from stockml.bundle import Bundle, forecast_stocks
 from stockml.config import BadInput
 from stockml.features import History, Rows, as_bars, make_features
 from stockml.forecaster import XgbScale
+from stockml.journal import new_id
 
 from .body import Wanted
 from .problems import Invalid
@@ -54,7 +54,7 @@ def make(served: Served, wanted: Wanted, why: bool = False) -> Made:
     answers, records = [], []
     for i, (stock, one, known) in enumerate(zip(wanted.stocks, made, _feature_rows(features), strict=True)):
         _check_finite(one, f"series[{i}].bars" if wanted.several else "bars")
-        answers.append({"forecast_id": str(uuid4()), "ticker": one["ticker"], "origin": one["origin"], "model": served.model,
+        answers.append({"forecast_id": new_id(), "ticker": one["ticker"], "origin": one["origin"], "model": served.model,
                         "forecasts": [f | reasons[stock.ticker, f["horizon"]] for f in one["forecasts"]] if why else one["forecasts"]})
         records.append({"forecast_id": answers[-1]["forecast_id"], **_record(served, stock, one, known)})
     share = (time.perf_counter() - start) * 1000 / len(records)  # of a batch, each took its part

@@ -6,6 +6,7 @@ HOST, PORT, WEB_CONCURRENCY  where it listens (127.0.0.1, 8000), and how many wo
 STOCKML_MODEL                folder of the served bundle (models/champion of the project); watched, a new one takes over by itself
 STOCKML_API_KEYS_FILE        who may ask, a line NAME:SHA256 each (`python -m serve.access NAME` makes one); watched too
 STOCKML_RATE_LIMIT           requests a minute of each key, in each worker (no limit)
+STOCKML_JOURNAL              folder in which every forecast is kept before it is told, a line each (none)
 STOCKML_OPEN                 1: others than this machine may ask without a key
 STOCKML_REQUEST_SECONDS      that a request may take to arrive (15)
 STOCKML_DRAIN_SECONDS        to go on after SIGTERM while /readyz says 503, for those who ask it only now and then (0)
@@ -54,12 +55,14 @@ def on_starting(server) -> None:
     "Refuse a bad bundle, or a door left open, before a port is opened. Of the bundle nothing is kept: each worker loads its own."
     from serve.access import Access, check_door
     from serve.model import load_bundle, model_folder
+    from serve.observe import open_journal
     from serve.worker import drain_seconds, request_seconds
 
     try:
         drain_seconds(), request_seconds()
         check_door(server.cfg.address, Access.from_environment())
         load_bundle(model_folder())
+        open_journal()
     except StockmlError as e:
         print(e, file=sys.stderr)
         shutil.rmtree(COUNTS, ignore_errors=True)

@@ -7,24 +7,20 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from stockml import __version__
+from stockml.journal import ECS, ENCODE, instant
 
 STDOUT = 1
 LEVELS = {"WARNING": "warn", "CRITICAL": "fatal"}  # as ECS spells them
-_encode = msgspec.json.Encoder().encode  # NaN and infinity become null
 SERVICE = {"name": "stockml", "version": __version__}
 
 
 def head(level: str, message: str) -> dict[str, Any]:
     "What every line begins with."
-    return {"@timestamp": datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z", "log.level": level, "message": message,
-            "ecs.version": "8.11.0", "service": SERVICE}
+    return {"@timestamp": instant(), "log.level": level, "message": message, "ecs.version": ECS, "service": SERVICE}
 
 
 class Lines:
@@ -37,7 +33,7 @@ class Lines:
 
     def write(self, *lines: dict[str, Any]) -> None:
         "A reader that is gone is no reason to stop serving."
-        data = b"".join([_encode(line) + b"\n" for line in lines])
+        data = b"".join([ENCODE(line) + b"\n" for line in lines])
         with self.turn, contextlib.suppress(OSError):
             self._write(data)
 

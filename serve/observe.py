@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, g, request
+from werkzeug.exceptions import ServiceUnavailable
 
+from stockml.config import BadInput
+from stockml.journal import Journal
 from stockml.prices import session_after
 
 from .lines import Handler, Lines, head
@@ -67,9 +71,22 @@ def add_observation(app: Flask) -> None:
             BUSY.dec()
 
 
-def observe_forecasts(records: list[dict[str, Any]]) -> str | None:
-    "Keep what a request got for its line, count it; the text of a warning if its bars are old."
+def open_journal() -> Journal | None:
+    "Where every forecast is kept before it is told: the folder STOCKML_JOURNAL, if it is set."
+    folder = os.environ.get("STOCKML_JOURNAL")
+    return Journal(Path(folder)) if folder else None
+
+
+def observe_forecasts(records: list[dict[str, Any]], journal: Journal | None) -> str | None:
+    "Keep what a request got for its line and in the journal, count it; the text of a warning if its bars are old. 503: no room."
     g.seen.records = records
+    if journal:
+        try:
+            journal.append(_forecast_lines(g.seen, request.endpoint))
+        except BadInput as e:
+            logging.getLogger("serve").error("%s", e)
+            g.seen.records = ()
+            raise ServiceUnavailable("forecasts cannot be written down, so none are told", retry_after=10) from None
     BARS.observe(sum([r["bars"] for r in records]))
     models = [f["model"] for r in records for f in r["forecasts"]]
     for model in set(models):
@@ -135,9 +152,14 @@ def _lines(seen: Seen, endpoint: str, environ: dict[str, Any], response: Respons
     if len(seen.records) == 1:
         whole["stockml"] = seen.records[0]
         return [whole]
+    return [*_forecast_lines(seen, endpoint), whole]
+
+
+def _forecast_lines(seen: Seen, endpoint: str) -> list[dict[str, Any]]:
+    "A line a forecast."
     event, http = {"kind": "event", "dataset": "stockml.forecast", "action": endpoint}, {"request": {"id": seen.trace.request_id}}
-    return [*({**head("info", f"forecast of {r['ticker']}"), **common, "event": event, "http": http, "stockml": r}
-              for r in seen.records), whole]
+    return [{**head("info", f"forecast of {r['ticker']}"), **seen.common(), "event": event, "http": http, "stockml": r}
+            for r in seen.records]
 
 
 def _path(environ: dict[str, Any]) -> str:

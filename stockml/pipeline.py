@@ -115,6 +115,7 @@ class PipelineRun(NamedTuple):
 # %% ../nbs/24_pipeline.ipynb #e6c2859c
 def run_pipeline(
     force: bool = False, # run all stages, changed or not
+    upto: str | None = None, # only what this stage needs; None = all stages
     say: Callable[[str], None] = print, # gets what the stages print, line by line
 ) -> PipelineRun:
     "Bring everything up to date with DVC. `BadInput` if another run is under way; else the stage's own error, in one line."
@@ -124,7 +125,7 @@ def run_pipeline(
     token = uuid.uuid4().hex
     with lock(root / "runs/.lock", what="run of the pipeline"):
         try:
-            for line in _all_lines(root, token, params, force):
+            for line in _all_lines(root, token, params, force, upto):
                 if shown := seen.take(line):
                     say(shown)
             ok = seen.error is None
@@ -146,11 +147,11 @@ def check_run(
     return params
 
 
-def _all_lines(root: Path, token: str, params: Params, force: bool) -> Iterator[str]:
+def _all_lines(root: Path, token: str, params: Params, force: bool, upto: str | None) -> Iterator[str]:
     "What DVC prints. A file of the user's own may have changed behind its name, so it is read again before DVC compares."
     if params.data.source == "csv":
         yield from repro(root, token, "--single-item", "--force", "ingest")
-    yield from repro(root, token, *(["--force"] if force else []))
+    yield from repro(root, token, *(["--force"] if force else []), *([upto] if upto else []))
 
 
 def _close(token: str, ok: bool) -> str | None:
