@@ -7,7 +7,7 @@ with a date, move it with `POST /clock`, or look further back in one request wit
 from datetime import date
 from pathlib import Path
 
-from flask import Flask, Response, abort, jsonify, render_template_string, request
+from flask import Flask, Response, abort, jsonify, request
 
 from .faults import Faults
 from .market import SNAPSHOT, Market, cells
@@ -82,6 +82,7 @@ def _add_clock(app: Flask, market: Market) -> None:
 
 def _add_pages(app: Flask, market: Market) -> None:
     "The index and the paginated history pages."
+    index_page, history_page = (app.jinja_env.from_string(text) for text in (INDEX, HISTORY))
 
     def query(**extra) -> str:
         "What this page was asked for, handed on."
@@ -94,7 +95,7 @@ def _add_pages(app: Flask, market: Market) -> None:
         histories = [market.history(t, as_of=as_of) for t in market.tickers(as_of)]
         rows = [(h["ticker"].iloc[0], h["date"].iloc[0].date(), h["date"].iloc[-1].date(), len(h)) for h in histories]
         clock = min(market.clock, as_of or market.clock)
-        return render_template_string(INDEX, title="Daily prices", style=STYLE, rows=rows, clock=clock, query=query())
+        return index_page.render(title="Daily prices", style=STYLE, rows=rows, clock=clock, query=query())
 
     @app.get("/history/<ticker>")
     def history(ticker):
@@ -110,5 +111,4 @@ def _add_pages(app: Flask, market: Market) -> None:
         links = [(rel, f"/history/{ticker}{query(page=n)}")
                  for rel, n in (("prev", page - 1), ("next", page + 1)) if 1 <= n <= pages]
         body = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>\n" for row in part)
-        return render_template_string(HISTORY, title=ticker, style=STYLE, page=page, pages=pages, links=links,
-                                      count=len(part), body=body)
+        return history_page.render(title=ticker, style=STYLE, page=page, pages=pages, links=links, count=len(part), body=body)

@@ -1,6 +1,8 @@
 "From raw rows to the price store: check, quarantine, upsert. Nothing is dropped without a record."
 
 import json
+import time
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +11,14 @@ from stockml.config import StockmlError
 from stockml.files import atomic, lock, write_json
 from stockml.prices import Upsert, read_bars, upsert, write_bars
 from stockml.schema import check_bars
+
+
+NOTHING = Upsert(0, 0, 0)
+
+
+def some(tickers: list[str]) -> str:
+    "A few of many tickers, for messages."
+    return ", ".join(tickers[:8]) + (f" and {len(tickers) - 8} more" if len(tickers) > 8 else "")
 
 
 def forget_others(store: Path, ticker: str, bars: pd.DataFrame) -> None:
@@ -23,15 +33,26 @@ def forget_others(store: Path, ticker: str, bars: pd.DataFrame) -> None:
             write_bars(store, everything[~gone])
 
 
+def report(counts: Upsert = NOTHING, quarantined: int = 0, tickers=(), refetched=(), errors=()) -> dict:
+    "What a crawl did, as plain JSON."
+    return {**counts._asdict(), "quarantined": quarantined, "tickers": sorted(tickers), "refetched": sorted(refetched),
+            "errors": list(errors)}
+
+
 class StorePipeline:
-    "Collect a ticker's pages; when the last has come, check them and write them in one atomic step."
+    """Collect histories page by page, check them and write them.
+
+    A write of the store rewrites all of it, so whole histories that come within HOLD_S of one another share one.
+    """
 
     def __init__(self, crawler):
         self.crawler, s = crawler, crawler.settings
         self.store, self.quarantine, self.report = Path(s["STORE"]), Path(s["QUARANTINE"]), s["REPORT"]
+        self.hold_s, self.written = s.getfloat("HOLD_S"), time.monotonic()
         self.pages: dict[str, list[dict]] = {}
         self.partial: dict[str, bool] = {}  # ticker -> may a part of it be stored?
-        self.counts, self.quarantined, self.tickers = Upsert(0, 0, 0), 0, []
+        self.waiting: dict[str, list[dict]] = {}  # whole histories, not written yet
+        self.counts, self.quarantined, self.tickers = NOTHING, 0, []
 
     @classmethod
     def from_crawler(cls, crawler):
@@ -43,37 +64,48 @@ class StorePipeline:
         self.pages[page.ticker] += page.rows
         self.partial[page.ticker] = not page.replace
         if page.last:
-            self._store(page.ticker, page.replace)
             self.tickers.append(page.ticker)
+            rows = self.pages.pop(page.ticker)
+            if page.replace:
+                self._store({page.ticker: rows}, restated=True)
+            else:
+                self.waiting[page.ticker] = rows
+                self._write_waiting(self.hold_s)
         return page
 
     def close_spider(self):
         "Of a history that was cut off, the pages that did arrive are kept: the next run goes on from there."
-        for ticker in [t for t in self.pages if self.partial[t]]:
-            self._store(ticker, restated=False)
+        self.waiting |= {ticker: rows for ticker, rows in self.pages.items() if self.partial[ticker]}
+        self._write_waiting(after_s=0)
+        spider = self.crawler.spider
+        spider.report = report(self.counts, self.quarantined, self.tickers, spider.restated, spider.errors)
         if self.report:
-            spider = self.crawler.spider
-            write_json(self.report, {**self.counts._asdict(), "quarantined": self.quarantined,
-                                     "tickers": sorted(self.tickers), "refetched": sorted(spider.restated),
-                                     "errors": spider.errors})
+            write_json(self.report, spider.report)
 
-    def _store(self, ticker: str, restated: bool) -> None:
-        spider, rows = self.crawler.spider, self.pages.pop(ticker)
+    def _write_waiting(self, after_s: float) -> None:
+        "Write what waits, if the last such write is long enough ago."
+        if self.waiting and time.monotonic() - self.written >= after_s:
+            histories, self.waiting = self.waiting, {}
+            self._store(histories)
+            self.written = time.monotonic()
+
+    def _store(self, histories: dict[str, list[dict]], restated: bool = False) -> None:
+        spider, rows, names = self.crawler.spider, list(chain(*histories.values())), some(list(histories))
         good, rejected = check_bars(pd.DataFrame(rows), spider.as_of) if rows else (pd.DataFrame(), pd.DataFrame())
         if restated and good.empty:
-            spider.fail(f"{ticker}: its restated history came back empty; the old one was kept")
+            spider.fail(f"{names}: its restated history came back empty; the old one was kept")
             return
         try:
             self.quarantined += self._set_aside(rejected)
             if restated:
-                forget_others(self.store, ticker, good)
-            counts = upsert(self.store, good) if len(good) else Upsert(0, 0, 0)
+                forget_others(self.store, *histories, good)
+            counts = upsert(self.store, good) if len(good) else NOTHING
         except StockmlError as e:
-            spider.fail(f"{ticker}: {e}")
+            spider.fail(f"{names}: {e}")
             return
         self.counts = Upsert(*map(sum, zip(self.counts, counts, strict=True)))
         bad = f", {len(rejected)} quarantined ({rejected['reason'].iloc[0]})" if len(rejected) else ""
-        spider.logger.info("%d/%d %s: %d new, %d restated%s", len(self.tickers) + 1, len(spider.tickers), ticker,
+        spider.logger.info("%d/%d %s: %d new, %d restated%s", len(self.tickers), len(spider.tickers), names,
                            counts.added, counts.restated, bad)
 
     def _set_aside(self, rejected: pd.DataFrame) -> int:

@@ -6,12 +6,12 @@ NEWSPIDER_MODULE = "scraper.spiders"
 COMMANDS_MODULE = "scraper.commands"
 
 # Say who we are, obey robots.txt, ask one thing at a time and slow down when the site does.
-# On loopback the spiders set both delays to LOOPBACK_DELAY; a second there would be politeness to oneself.
+# On loopback LOOPBACK_DELAY is all: the site is our own, and more would be politeness to oneself.
 USER_AGENT = "stockml/0.1 (research; reads daily prices, obeys robots.txt)"
 ROBOTSTXT_OBEY = True
 CONCURRENT_REQUESTS = 1
 DOWNLOAD_DELAY = 1
-LOOPBACK_DELAY = 0.01
+LOOPBACK_DELAY = 0.001
 AUTOTHROTTLE_ENABLED = True
 AUTOTHROTTLE_START_DELAY = 1
 AUTOTHROTTLE_MAX_DELAY = 60
@@ -32,6 +32,7 @@ ITEM_PIPELINES = {"scraper.pipelines.StorePipeline": 300}
 # Where things go.
 STORE = "data/bars.parquet"
 QUARANTINE = "data/quarantine.jsonl"
+HOLD_S = 1  # seconds that a history which has come may wait for others, to share one write of the store
 REPORT = ""  # a JSON file with what happened; empty: none
 
 LOG_LEVEL = "INFO"

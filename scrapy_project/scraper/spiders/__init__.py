@@ -55,6 +55,7 @@ class HistorySpider(scrapy.Spider):
 
     base_url = ""
     needs_tickers = True
+    report: dict | None = None  # what came of it: from the pipeline, when the spider closes
 
     def __init__(self, tickers="", as_of=None, base_url=None, **kwargs):
         super().__init__(**kwargs)
@@ -70,8 +71,8 @@ class HistorySpider(scrapy.Spider):
     def from_crawler(cls, crawler, *args, **kwargs):
         spider = super().from_crawler(crawler, *args, **kwargs)
         if is_loopback(spider.base_url):
-            for name in ("DOWNLOAD_DELAY", "AUTOTHROTTLE_START_DELAY"):
-                crawler.settings.set(name, crawler.settings["LOOPBACK_DELAY"], priority="spider")
+            for name, value in (("DOWNLOAD_DELAY", crawler.settings["LOOPBACK_DELAY"]), ("AUTOTHROTTLE_ENABLED", False)):
+                crawler.settings.set(name, value, priority="spider")
         for signal in (signals.spider_error, signals.item_error):
             crawler.signals.connect(spider.crashed, signal)
         return spider
@@ -93,14 +94,15 @@ class HistorySpider(scrapy.Spider):
         if not store.exists():
             return {}, {}
         bars = read_bars(store, self.as_of)  # a clock that was set back does not know what came later
-        close = pd.Series(bars["adj_close"].to_numpy(), index=zip(bars["ticker"], bars["date"].dt.date, strict=True))
-        ends = bars.groupby("ticker")["date"].max()
+        ends, bad = bars.groupby("ticker")["date"].max(), self._quarantined()
         starts = {ticker: end.date() - OVERLAP + timedelta(days=1) for ticker, end in ends.items()}
-        for ticker, day in self._quarantined():
-            if ticker in starts and (ticker, day) not in close:  # still missing: perhaps the provider has mended it
+        stored = bars[bars["ticker"].isin({ticker for ticker, _ in bad})]
+        there = set(zip(stored["ticker"], stored["date"].dt.date, strict=True))
+        for ticker, day in set(bad) - there:  # still missing: perhaps the provider has mended it
+            if ticker in starts:
                 starts[ticker] = min(starts[ticker], day)
-        again = bars["date"] >= pd.to_datetime(bars["ticker"].map(starts))
-        return close[again.to_numpy()].to_dict(), starts
+        again = bars[bars["date"] >= bars["ticker"].map(pd.to_datetime(pd.Series(starts)))]
+        return dict(zip(zip(again["ticker"], again["date"].dt.date, strict=True), again["adj_close"], strict=True)), starts
 
     def _quarantined(self) -> list[tuple[str, date]]:
         "Which days of which tickers were sent in a bad row."
@@ -156,13 +158,15 @@ class HistorySpider(scrapy.Spider):
 
     def _differs(self, ticker: str, rows: list[dict]) -> bool:
         "Does the page contradict what the store has? Rows that cannot be read are the pipeline's business."
-        if ticker not in self.starts:
-            return False
-        page = pd.DataFrame(rows, columns=["date", "close", "adj_close"])
-        days = pd.to_datetime(page["date"], errors="coerce", format="ISO8601").dt.date
-        old = pd.Series([self.known.get((ticker, day)) for day in days], dtype=float)
-        new = pd.to_numeric(page["adj_close"].where(page["adj_close"].notna(), page["close"]), errors="coerce")
-        return bool(((new / old - 1).abs() > TOLERANCE).any())
+        for row in rows if ticker in self.starts else ():
+            try:
+                old = self.known[ticker, date.fromisoformat(row["date"])]
+                new = float(row["close"] if row["adj_close"] is None else row["adj_close"])
+            except (KeyError, TypeError, ValueError):
+                continue
+            if abs(new / old - 1) > TOLERANCE:
+                return True
+        return False
 
     def _again(self, response, ticker, error):
         "Ask once more for a page that was not whole; give up after the usual number of times."
