@@ -7,7 +7,8 @@ __all__ = ['app', 'AsJson', 'Changes', 'ENOUGH', 'MARGIN', 'FORMS', 'main', 'sho
            'read_changes', 'run', 'finish', 'links', 'where_to_look', 'stage', 'ingest', 'forecast', 'champion',
            'history_of', 'explain', 'evaluate', 'walked', 'panel_for', 'span', 'warm_up', 'best_trees', 'progress',
            'print_known', 'score', 'tell', 'read_forecasts', 'print_scores', 'table_text', 'print_breakdown',
-           'backtest', 'promote', 'history', 'serve', 'request', 'version']
+           'backtest', 'promote', 'history', 'retrain', 'journal_folder', 'monitor', 'replay', 'why', 'serve',
+           'request', 'version']
 
 # %% ../nbs/34_cli.ipynb #15752476
 import json
@@ -129,14 +130,14 @@ def finish(
     params: Any, # Params
 ) -> dict[str, Any]: # see `stockml.report.gather`
     "One real forecast over HTTP, and the page that shows everything. `StockmlError` without a champion."
-    from stockml.client import ask, service
+    from stockml.client import Service, ask
     from stockml.report import gather, plot_fan, write_index
 
     if not (root / "models/champion").exists():
         raise StockmlError("no champion: the gate has refused every model so far; see models/promotions.jsonl")
     bars = history_of(params.bot.ticker, None, params.data.as_of)
-    with service() as url:
-        answer = ask(url, bars)
+    with Service(STOCKML_JOURNAL=str(journal_folder())) as service:
+        answer = ask(service.url, bars)
     facts = gather(root, params, {**answer, "close": float(bars["close"].iloc[-1])})
     plot_fan(facts["forecast"], bars, root / "reports/fan.png", {r["horizon"]: r["held"] for r in facts["skill"]})
     write_index(root / "reports", facts, links(root))
@@ -611,6 +612,98 @@ def history(
     text = (table.to_string(index=False, na_rep="–") if len(table) else "no runs yet") + "\n\n" + "\n".join(lines)
     show({"runs": table.to_dict("records"), "decisions": gate}, text, as_json)
 
+# %% ../nbs/34_cli.ipynb #666a0ab3
+@app.command()
+def retrain(
+    as_of: Annotated[str | None, typer.Option(help="The newest day that the model may see; default: today's, as far as the source goes.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; stands in the journal and in the commit.")] = "by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Train on data up to a day, put the model before the gate, commit params.yaml and dvc.lock, and write down why.
+
+    Example: stockml retrain --as-of 2026-08-05 --reason "the spring was wild"
+    """
+    from stockml.journal import Journal
+    from stockml.retrain import retrain as train
+
+    root = project_root()
+    done = train(root, read_day(as_of, "--as-of") or date.today(), reason, Journal(journal_folder()), note)
+    verdict = "promoted" if done["promoted"] else "refused: " + "; ".join(done["reasons"])
+    show(done, f"trained as of {done['as_of']} in {done['seconds']:.0f} s, commit {done['commit']}: {verdict}", as_json)
+
+
+def journal_folder() -> Path:
+    "Where this project's journal is: `STOCKML_JOURNAL`, or `journal/`."
+    return Path(os.environ.get("STOCKML_JOURNAL") or project_root() / "journal")
+
+# %% ../nbs/34_cli.ipynb #2a172fa5
+@app.command()
+def monitor(
+    as_of: Annotated[str | None, typer.Option(help="Today, for the monitors; default: today.")] = None,
+    drift: Annotated[bool, typer.Option(help="Also draw Evidently's comparison, the slowest check.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check production: drift, inputs, coverage, loss, age of data and model; the page is reports/monitor.html.
+
+    Example: stockml monitor --as-of 2026-08-05
+    """
+    from stockml.monitor import monitor_text, run_monitors
+    from stockml.prices import read_bars
+
+    root, day = project_root(), read_day(as_of, "--as-of") or date.today()
+    champion(root / "models/champion")
+    checks = run_monitors(root, load_params(), read_bars(root / "data/bars.parquet", day), day, journal_folder(), drift)
+    show([c._asdict() for c in checks], monitor_text(checks) + f"\n\n{root / 'reports/monitor.html'}", as_json)
+
+# %% ../nbs/34_cli.ipynb #9b89bdf7
+@app.command()
+def replay(
+    first: Annotated[str, typer.Option("--from", help="First day.")] = "2000-06-01",
+    last: Annotated[str, typer.Option("--to", help="Last day.")] = "2001-06-30",
+    folder: Annotated[Path, typer.Option(help="Where it lives: a clone of this project, with data and models of its own.")] = Path("replay"),
+    changes: Changes = [], # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Live through history: scrape, forecast, trade, monitor and retrain, day by day. Ctrl-C stops it, the same command goes on.
+
+    Example: stockml replay --from 2000-06-01 --to 2000-12-29 --set retrain.every=21
+    """
+    from stockml.aftermath import aftermath, aftermath_text
+    from stockml.replay import replay as live
+
+    start, end = read_day(first, "--from"), read_day(last, "--to")
+    if start > end:
+        raise BadInput(f"--from: {start} is after --to, {end}")
+    place = folder.resolve()
+    with progress() as say:
+        live(project_root(), place, start, end, read_changes(changes), say)
+    facts = aftermath(place)
+    show(facts, aftermath_text(facts), as_json)
+
+# %% ../nbs/34_cli.ipynb #e03927bb
+@app.command()
+def why(
+    forecast_id: Annotated[str, typer.Argument(help="As the service gave it.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Of a replay; default: this project.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How did you not see it coming? Forecast, outcome, reasons, model, data, people, monitors, bot and gate of one forecast.
+
+    Example: stockml why 01976d0c-6f2e-7d31-9c1b-6f8a4f0e2d55 --html why.html
+    """
+    from stockml.prices import read_bars
+    from stockml.why import as_text, why as ask, write_answer
+
+    root = folder.resolve() if folder else project_root()
+    if folder:
+        os.environ["STOCKML_ROOT"] = str(root)
+    facts = ask(root, root / "journal" if folder else journal_folder(), forecast_id,
+                lambda ticker: read_bars(root / "data/bars.parquet", tickers=[ticker]))
+    if html:
+        write_answer(facts, html)
+    show(facts, as_text(facts) + (f"\n\n{html}" if html else ""), as_json)
+
 # %% ../nbs/34_cli.ipynb #5dc3d566
 @app.command()
 def serve(
@@ -633,7 +726,7 @@ def serve(
         except OSError as e:
             raise BadInput(f"{host}:{port} cannot be listened on ({e.strerror or e}): choose another --port or --host") from None
     os.chdir(root)
-    os.environ.update(HOST=host, PORT=str(port), WEB_CONCURRENCY=str(workers))
+    os.environ.update(HOST=host, PORT=str(port), WEB_CONCURRENCY=str(workers), STOCKML_JOURNAL=str(journal_folder()))
     os.execv(sys.executable, command()) # noqa: S606 (it takes this process's place, so that signals reach it)
 
 # %% ../nbs/34_cli.ipynb #87599117

@@ -6,23 +6,21 @@
 __all__ = ['ENCODE', 'ECS', 'NAME', 'BATCH', 'EVERY_S', 'ROLL', 'CHUNK', 'LINE', 'instant', 'event', 'new_id', 'id_time', 'files',
            'Journal', 'pieces', 'decoded', 'read', 'Found', 'find']
 
-# %% ../nbs/27_journal.ipynb #8a803048
+# %% ../nbs/27_journal.ipynb #bd46b76f
 import contextlib
-import fcntl
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from random import getrandbits
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from .config import BadInput
-from .files import sync
+from .files import lock, sync
 
 # %% ../nbs/27_journal.ipynb #7b31682e
 ENCODE = msgspec.json.Encoder().encode # NaN and infinity become null
@@ -82,7 +80,7 @@ def _newest(folder: Path, path: Path | None, roll: int) -> Path:
         path = path.with_name(NAME.format(int(path.stem.rpartition("-")[2]) + 1))
     return path
 
-# %% ../nbs/27_journal.ipynb #11eaf333
+# %% ../nbs/27_journal.ipynb #3aa17581
 def _write(path: Path, data: bytes) -> None:
     "Append. What does not fit whole is taken back."
     new = not path.exists()
@@ -102,17 +100,7 @@ def _write(path: Path, data: bytes) -> None:
     if new:
         sync(path.parent)
 
-
-@contextlib.contextmanager
-def _alone(guard: IO) -> Iterator[None]:
-    "No other process writes."
-    fcntl.flock(guard, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(guard, fcntl.LOCK_UN)
-
-# %% ../nbs/27_journal.ipynb #a0675f8a
+# %% ../nbs/27_journal.ipynb #934db4dd
 BATCH, EVERY_S = 1000, 1.0 # lines, or seconds, after which they are forced to the disk
 ROLL = 64 * 2**20 # bytes after which the next file begins
 
@@ -125,12 +113,11 @@ class Journal:
         self.folder, self.roll, self.path, self.waiting, self.synced = Path(folder), roll, None, 0, time.monotonic()
         with _refusal(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.guard, self.turn = (self.folder / ".lock").open("a"), threading.Lock()
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         "Write lines, all or none. They outlive this process at once, and the machine after the next `sync`."
         data = b"".join([ENCODE(line) + b"\n" for line in lines])
-        with _refusal(self.folder), self.turn, _alone(self.guard):
+        with _refusal(self.folder), lock(self.folder / ".lock", wait=True):
             path = _newest(self.folder, self.path, self.roll)
             if path != self.path:
                 self.sync()

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENT', 'MODEL', 'TOKEN', 'tracking_uri', 'connect', 'join_run', 'end_run', 'current_run', 'flat', 'log_stage',
-           'log_trial', 'register', 'history']
+           'log_trial', 'register', 'fetch_bundle', 'history']
 
 # %% ../nbs/18_tracking.ipynb #5a5f28c2
 import os
+import shutil
 import sqlite3
 import time
 import warnings
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -176,6 +178,28 @@ def register(
     for alias in aliases:
         client.set_registered_model_alias(MODEL, alias, version)
     return str(version)
+
+# %% ../nbs/18_tracking.ipynb #60ec40a7
+def fetch_bundle(
+    run_id: str,
+    folder: Path, # where it shall stand; what is there already is not fetched again
+) -> Path: # the same
+    "The bundle that a run made. `StockmlError` if MLflow does not have it."
+    if not folder.exists():
+        client = connect()
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        with TemporaryDirectory() as tmp:
+            try:
+                client.get_run(run_id)
+                found = download_artifacts(run_id=run_id, artifact_path="bundle", dst_path=tmp)
+            except (MlflowException, OSError) as e:
+                raise StockmlError(f"no bundle of run {run_id}: {' '.join(str(e).split())[:200]}") from None
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(found, half := folder.with_name(f".{folder.name}.tmp"), dirs_exist_ok=True)
+            half.rename(folder)
+    return folder
 
 # %% ../nbs/18_tracking.ipynb #477c8e7a
 def history(

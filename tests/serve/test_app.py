@@ -57,7 +57,7 @@ def fields(response):
 def test_answer_has_the_contracts_shape(client, good):
     answer = post(client, good).json
     assert list(answer) == ["forecast_id", "ticker", "origin", "model", "forecasts"]
-    assert UUID(answer["forecast_id"]).version == 4
+    assert UUID(answer["forecast_id"]).version == 7
     assert (answer["ticker"], answer["origin"]) == ("AAPL", "2003-12-31")
     assert [f["horizon"] for f in answer["forecasts"]] == [1, 21]
     assert [f["target_date"] for f in answer["forecasts"]] == ["2004-01-02", "2004-02-02"]
