@@ -6,7 +6,7 @@
 __all__ = ['ENCODE', 'ECS', 'NAME', 'BATCH', 'EVERY_S', 'ROLL', 'CHUNK', 'LINE', 'instant', 'event', 'new_id', 'id_time', 'files',
            'Journal', 'pieces', 'decoded', 'read', 'Found', 'find']
 
-# %% ../nbs/27_journal.ipynb #bd46b76f
+# %% ../nbs/27_journal.ipynb #d45842fa
 import contextlib
 import os
 import time
@@ -20,9 +20,9 @@ from uuid import UUID
 import msgspec
 
 from .config import BadInput
-from .files import lock, sync
+from .files import lock, plain, sync
 
-# %% ../nbs/27_journal.ipynb #7b31682e
+# %% ../nbs/27_journal.ipynb #f277b094
 ENCODE = msgspec.json.Encoder().encode # NaN and infinity become null
 ECS = "8.11.0"
 
@@ -38,11 +38,11 @@ def event(
     dataset: str, # e.g. "stockml.monitor"
     message: str, # for people
     level: str = "info", # info, warn, error
-    **facts: Any, # stand below `stockml`; plain values, see `stockml.files.plain`
+    **facts: Any, # stand below `stockml`; see `stockml.files.plain`
 ) -> dict[str, Any]: # a line
     "What happened, as a line of the journal."
     return {"@timestamp": instant(), "log.level": level, "message": message, "ecs.version": ECS,
-            "event": {"kind": "event", "dataset": dataset}, "stockml": facts}
+            "event": {"kind": "event", "dataset": dataset}, "stockml": plain(facts)}
 
 # %% ../nbs/27_journal.ipynb #98b154db
 def new_id() -> str:

@@ -160,7 +160,7 @@ def all_checks(
     "Every monitor once."
     return [*live_checks(case), inputs_check(case), *age_checks(case), *([drift_check(case)] if drift else [])]
 
-# %% ../nbs/29_monitor.ipynb #64c6c51d
+# %% ../nbs/29_monitor.ipynb #3144328c
 STATE = "monitor.json" # in the folder of the journal
 
 
@@ -184,7 +184,8 @@ def monitor_history(
 ) -> pd.DataFrame: # as_of, monitor, state, value, warn, alarm, text, time; oldest first
     "All that the monitors ever said."
     rows = [{**line["stockml"], "time": line["@timestamp"]} for line in read(journal, "stockml.monitor")]
-    return pd.DataFrame(rows, columns=["as_of", *Check._fields, "time"])
+    table = pd.DataFrame(rows, columns=["as_of", *Check._fields, "time"])
+    return table.drop_duplicates(["as_of", "monitor"], keep="last", ignore_index=True) # of a day that was cut off: once
 
 # %% ../nbs/29_monitor.ipynb #b91a3c05
 COLOURS = {"ok": "#1a7f37", "warn": "#bf8700", "alarm": "#cf222e", "unknown": "#8c959f"}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reason_to_retrain', 'set_params', 'retrain', 'record_version']
 
-# %% ../nbs/30_retrain.ipynb #2482cce4
+# %% ../nbs/30_retrain.ipynb #8aec3242
 import subprocess
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from .config import BadInput, Retrain, StockmlError, load_params
 from .files import atomic, read_json
 from .journal import Journal, event
@@ -37,7 +38,7 @@ def reason_to_retrain(
         return f"{alarms[0].monitor} is in alarm: {alarms[0].text}"
     return f"{past} sessions since the last training" if past >= settings.every else None
 
-# %% ../nbs/30_retrain.ipynb #1daba61e
+# %% ../nbs/30_retrain.ipynb #c350a80e
 def set_params(
     path: Path, # params.yaml, replaced atomically
     changes: dict[str, Any], # dotted key -> plain value
@@ -50,7 +51,7 @@ def set_params(
         section, _, name = key.partition(".")
         if name not in values.get(section, {}):
             raise BadInput(f"{path}: no key {key}")
-        values[section][name] = value
+        values[section][name] = DoubleQuotedScalarString(value) if isinstance(value, str) else value # ON is no truth value
     yaml.dump(values, text := StringIO())
     with atomic(path) as tmp:
         tmp.write_text(text.getvalue())

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REACH', 'MONITORS', 'STYLE', 'unusual', 'lines_before', 'lines_after', 'monitors_then', 'bot_then', 'Model',
-           'model_of', 'reasons', 'why', 'outcomes', 'proofs', 'sections', 'as_text', 'fan', 'write_answer']
+           'model_of', 'reasons', 'why', 'outcomes', 'training_of', 'proofs', 'sections', 'as_text', 'fan',
+           'write_answer']
 
 # %% ../nbs/32_why.ipynb #d16c90ca
 import html
@@ -148,7 +149,7 @@ def reasons(
     rows = explained(bundle, table, [{"ticker": facts["ticker"], "origin": facts["origin"], "forecasts": able}])
     return rows.to_dict("records"), in_words(rows) if len(rows) else "its models read no features"
 
-# %% ../nbs/32_why.ipynb #0da6d4e8
+# %% ../nbs/32_why.ipynb #d0b91783
 def why(
     root: Path, # of the project
     journal: Path, # folder
@@ -161,6 +162,7 @@ def why(
     log = root / "models/promotions.jsonl"
     gate = next((d for d in reversed(decisions(log)) if d["model"] == facts["model"]["version"]), None)
     model = model_of(root, facts["model"]["version"], gate)
+    training = training_of(journal, found)
     rows, words = reasons(model.bundle, facts) if model.bundle else ([], model.folder)
     manifest = model.bundle.manifest if model.bundle else {}
     keys = ("as_of", "trained_at", "who", "commit", "dirty", "data_sha256", "params_sha256", "run_id", "trees", "skill", "serves",
@@ -172,9 +174,9 @@ def why(
         "model": {**facts["model"], "bundle_sha256": facts["bundle_sha256"], "found": model.folder,
                   "same": manifest.get("sha256") == facts["bundle_sha256"] if manifest else None, **{k: manifest.get(k) for k in keys}},
         "monitors": monitors_then(journal, found), "bot": bot_then(journal, found), "gate": gate,
-        "proofs": proofs(root, found, manifest, gate)})
+        "training": training, "proofs": proofs(root, found, manifest, gate, training)})
 
-# %% ../nbs/32_why.ipynb #f32fab26
+# %% ../nbs/32_why.ipynb #96e51e0f
 def outcomes(
     facts: dict[str, Any], # of a forecast's line
     bars: pd.DataFrame | None, # of its stock
@@ -193,22 +195,33 @@ def outcomes(
     return out
 
 
-def proofs(root: Path, found: Found, manifest: dict[str, Any], gate: dict[str, Any] | None) -> dict[str, str]:
+def training_of(
+    folder: Path, # of a journal
+    found: Found, # a forecast
+) -> dict[str, Any] | None: # facts of the line; None if the model was trained elsewhere
+    "Why and when the model of a forecast was trained."
+    version = found.line["stockml"]["model"]["version"]
+    return next((x["stockml"] for x in lines_before(folder, found, "stockml.retrain") if x["stockml"]["model"]["version"] == version), None)
+
+
+def proofs(root: Path, found: Found, manifest: dict, gate: dict | None, training: dict | None) -> dict[str, str]:
     "Where each fact can be looked up."
     run, commit, data = (manifest.get(k) for k in ("run_id", "commit", "data_sha256"))
+    lock = (training or {}).get("commit") # the one whose dvc.lock names the data
     out = {"journal": f"{_at(found.path, root)}, line {found.number}"}
     if run:
         out |= {"MLflow run": f"{run}: mlflow ui --backend-store-uri {os.environ.get('MLFLOW_TRACKING_URI') or 'sqlite:///mlflow.db'}",
                 "executed notebooks": f"artifacts of run {run}: train/train.ipynb, evaluate/evaluate.ipynb, promote/promote.ipynb"}
     if commit:
-        out |= {"code": f"git show {commit}", "data": f"SHA-256 {data}: git checkout {commit} && dvc checkout data/bars.parquet"}
+        out |= {"code": f"git show {commit}", "data": f"SHA-256 {data}: "
+                + (f"git checkout {lock} && dvc checkout data/bars.parquet" if lock else "the commit whose dvc.lock came out of that run")}
     return out | ({"gate": f"models/promotions.jsonl, decision of {gate['time']}"} if gate else {})
 
 
 def _at(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
-# %% ../nbs/32_why.ipynb #b28ee86f
+# %% ../nbs/32_why.ipynb #37bde300
 def sections(
     facts: dict[str, Any], # from `why`
 ) -> list[tuple[str, list[str]]]: # heading, lines
@@ -222,7 +235,7 @@ def sections(
              *(["WARNING: the bundle found is not the one that made this forecast: their hashes differ"] if m["same"] is False else [])]
     return [("Forecast", [made, f"{by}{f['bars']} bars, SHA-256 {f['input_sha256'][:16]}…, {f['ms']:.1f} ms"]),
             ("What was said, and what happened", [_outcome(o, f["close"]) for o in facts["outcomes"]]),
-            ("Why it was so wide", facts["reasons"]["words"].split("\n\n")), ("The model", [*model, *_skill(m)]),
+            ("Why it was so wide", facts["reasons"]["words"].split("\n\n")), ("The model", [*model, *_training(facts["training"]), *_skill(m)]),
             ("The gate", _gate(facts["gate"])),
             ("The monitors at that time", [f"{c['monitor']} was {c['state']} ({c['as_of']}): {c['text']}" for c in facts["monitors"]]
              or ["no monitor had run"]),
@@ -238,12 +251,16 @@ def _outcome(o: dict[str, Any], close: float) -> str:
         return f"{said}; not due yet"
     return f"{said}; it came to {price(o['realized'])} ({math.expm1(o['realized']):+.1%}): {o['words']}"
 
-# %% ../nbs/32_why.ipynb #e4362a3d
+# %% ../nbs/32_why.ipynb #a4a51393
 def _skill(m: dict[str, Any]) -> list[str]:
     "What the model had shown when it was let through."
     rows = m.get("metrics") or {}
     return [f"out of sample at {h} sessions: {r['ratio']:.4f} times the loss of {r['against']}, 95% intervals held {r['cover_95']:.1%}"
             for h, r in sorted(rows.items(), key=lambda x: int(x[0])) if isinstance(r, dict) and "against" in r]
+
+
+def _training(t: dict[str, Any] | None) -> list[str]:
+    return [f"why it was trained: {t['reason']} (begun {t['begun']}, {t['seconds']:.0f} s)"] if t else []
 
 
 def _gate(d: dict[str, Any] | None) -> list[str]:
