@@ -575,6 +575,7 @@ def backtest(
     days = runs["budget"].index
     facts = {"bot": {"ticker": ticker, "capital": params.bot.capital, "from": days[0].date(), "to": days[-1].date()},
              "crash": {"date": day, **bot.day_report(runs, day)},
+             "risk": plain(bot.budget_report(runs["budget"]["equity"], params.bot)),
              "backtest": plain({name: bot.summarize(r.index, r) for name, r in runs.items()})}
     show(facts, money_text(facts), as_json)
 

@@ -119,10 +119,14 @@ class Calibrate(Section):
 
 # %% ../nbs/00_config.ipynb #53ccfbda
 class Bot(Section):
-    "The trading rule and its costs. Money in EUR, rates per side in basis points."
+    "The trading rule, its limits as shares of equity or price, and its costs. Money in EUR, rates per side in basis points."
     ticker: Ticker
     capital: Annotated[float, Field(gt=0)]
     risk_budget: Annotated[float, Field(gt=0, le=1)]
+    stress: Annotated[float, Field(gt=0, le=1)]
+    stress_factor: Annotated[float, Field(ge=1)]
+    name_limit: Annotated[float, Field(gt=0, le=1)]
+    gross_limit: Annotated[float, Field(gt=0, le=1)]
     cost_bps: Annotated[float, Field(ge=0)]
     slippage_bps: Annotated[float, Field(ge=0)]
     kill_drawdown: Annotated[float, Field(gt=0, le=1)]

@@ -323,7 +323,7 @@ class WarmSpider:
         "Start the process, if none is up."
         if self.process is None or self.process.poll() is not None:
             self.stop()
-            self.errors = self.open.enter_context(TemporaryFile("w+")) # noqa: SIM115
+            self.errors = self.open.enter_context(TemporaryFile("w+")) # noqa: SIM115 (closed by `stop`)
             self.process = self.open.enter_context(program("scrapy", "follow", self.source, *self.flags, stderr=self.errors))
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ __all__ = ['SPANS', 'PAGE', 'SECTIONS', 'gather', 'own_ratios', 'span', 'forecas
 import base64
 import html
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -25,10 +26,11 @@ def gather(
     root: Path, # of the project, after a run
     params: Params,
     answer: dict[str, Any], # one ticker's forecast, as the service or `stockml.bundle.forecast` gives it
-) -> dict[str, Any]: # forecast, skill (rows), backtest, crash, drift, stale, gate, as_of
+) -> dict[str, Any]: # forecast, skill (rows), backtest, risk, crash, drift, stale, gate, as_of
     "Collect what a run has found. `BadInput` names a file that is missing."
     scores, money = read_json(root / "metrics/evaluate.json"), read_json(root / "metrics/backtest.json")
-    crash, days, own = money.pop("crash"), money.pop("days"), own_ratios(root, params.bot.ticker, scores["test_from"])
+    crash, days, risk = (money.pop(k) for k in ("crash", "days", "risk"))
+    own = own_ratios(root, params.bot.ticker, scores["test_from"])
     single = scores["alone"]
     answers = {str(f["horizon"]): f["model"] for f in answer["forecasts"]}
     skill = [{"horizon": int(h), **row, "skill": scores["skill"][h], "own": own.get(int(h)),
@@ -39,7 +41,7 @@ def gather(
     if not (gate := decisions(root / "models/promotions.jsonl")):
         raise BadInput(f"{root / 'models/promotions.jsonl'}: not found")
     return {"as_of": params.data.as_of, "forecast": answer, "test_from": scores["test_from"], "backtest": money, "crash": crash,
-            "skill": sorted(skill, key=lambda r: r["horizon"]), "drift": read_json(root / "metrics/drift.json"),
+            "risk": risk, "skill": sorted(skill, key=lambda r: r["horizon"]), "drift": read_json(root / "metrics/drift.json"),
             "bot": {"ticker": params.bot.ticker, "capital": params.bot.capital, **days},
             "champion": read_json(root / "models/champion/manifest.json"),
             "stale": dict(zip(ended["ticker"], ended["last"].dt.date, strict=True)), "gate": gate[-1]}
@@ -142,7 +144,8 @@ def money_text(facts: dict[str, Any]) -> str:
         lines.append(f"  {name.replace('_', ' '):<13} {s['final_equity']:>12,.0f} {s['yearly_growth']:>+8.1%} {s['max_drawdown']:>9.1%} "
                      f"{s['worst_day']:>11} {s['worst_day_return']:>+7.1%} {crash:>14}")
     return "\n".join([f"Backtest, {facts['bot']['capital']:,.0f} EUR in {facts['bot']['ticker']}, "
-                      f"{facts['bot']['from']} to {facts['bot']['to']}, after costs", *lines])
+                      f"{facts['bot']['from']} to {facts['bot']['to']}, after costs", *lines,
+                      *fill(facts["risk"]["says"], 140, initial_indent="  Budget: ", subsequent_indent="  ").splitlines()])
 
 # %% ../nbs/26_report.ipynb #c47db541
 def made_by(manifest: dict[str, Any]) -> str:

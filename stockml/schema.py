@@ -27,7 +27,7 @@ _price = {"checks": [pa.Check.gt(0, error="must be above zero"), pa.Check.le(MAX
 def _inside(bars: pd.DataFrame) -> pd.Series:
     "Does the range of the day hold its open and close? A hair of slack for rounding; nulls pass."
     slack = 1e-4
-    top, bottom = bars[["open", "close"]].max(axis=1), bars[["open", "close"]].min(axis=1)
+    top, bottom = np.fmax(bars["open"], bars["close"]), np.fmin(bars["open"], bars["close"])
     low_ok = bars["low"].isna() | (bars["low"] <= bottom * (1 + slack))
     return low_ok & (bars["high"].isna() | (bars["high"] >= top * (1 - slack)))
 

@@ -37,6 +37,8 @@ def forecasts(model: str, width: float) -> pd.DataFrame:
 def bars(panel):
     return panel[panel["ticker"] == "AAPL"].reset_index(drop=True)
 
+SAYS = "5 of 99 days cost more than the budget, and then so many words that the line is too long. It must be broken: EXCEEDED."
+
 
 @pytest.fixture
 def answer(bundle, bars):
@@ -52,7 +54,8 @@ def project(tmp_path, panel):
     skill = {"models": {"xgboost": {"21": {**ROW, "dm_p": None}, "1": ROW}}, "skill": {"1": True, "21": False},
              "test_from": "2001-01-01", "alone": alone}
     drift = {"alarm": True, "drifted": 15, "features": 56, "missing": ["m_r"]}
-    money = {"budget": BOT, "buy_and_hold": BOT, "naive": BOT, "crash": CRASH, "days": {"from": "2000-01-03", "to": "2003-12-31"}}
+    money = {"budget": BOT, "buy_and_hold": BOT, "naive": BOT, "crash": CRASH, "days": {"from": "2000-01-03", "to": "2003-12-31"},
+             "risk": {"says": SAYS}}
     (tmp_path / "metrics").mkdir()
     for name, content in (("evaluate", skill), ("backtest", money), ("drift", drift)):
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))

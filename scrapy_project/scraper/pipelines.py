@@ -12,7 +12,6 @@ from stockml.files import atomic, lock, write_json
 from stockml.prices import Upsert, read_bars, upsert, write_bars
 from stockml.schema import check_bars
 
-
 NOTHING = Upsert(0, 0, 0)
 
 

@@ -10,6 +10,7 @@ COMMANDS_MODULE = "scraper.commands"
 USER_AGENT = "stockml/0.1 (research; reads daily prices, obeys robots.txt)"
 ROBOTSTXT_OBEY = True
 CONCURRENT_REQUESTS = 1
+CONCURRENT_ITEMS = 1  # of a page, which has one; Scrapy starts as many tasks a page
 DOWNLOAD_DELAY = 1
 LOOPBACK_DELAY = 0.001
 AUTOTHROTTLE_ENABLED = True

@@ -27,6 +27,8 @@ def mortal(tmp_path_factory, monkeypatch, store):
     "Spiders die before the n-th file operation beside the store: `mortal(n)`; `mortal(0)` lets them live."
     folder = tmp_path_factory.mktemp("mortal")
     (folder / "sitecustomize.py").write_text(MORTAL)
+    (folder / "hasty.py").write_text("from scraper.settings import *\nHOLD_S = 0\n")  # each history is written by itself
+    monkeypatch.setenv("SCRAPY_SETTINGS_MODULE", "hasty")
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{Path(__file__).parents[1]}")
     monkeypatch.setenv("DIE_IN", str(store.parent))
     return lambda moment: monkeypatch.setenv("DIE_AT", str(moment))
