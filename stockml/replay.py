@@ -6,7 +6,7 @@
 __all__ = ['HORIZON', 'BARS', 'settle', 'spans', 'Production', 'State', 'resume', 'state_of', 'forecasts', 'checks', 'halted',
            'trade', 'train', 'one_day', 'replay', 'begin', 'newest_checks']
 
-# %% ../nbs/31_replay.ipynb #e2f6240f
+# %% ../nbs/31_replay.ipynb #88e1b271
 import os
 import signal
 import subprocess
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .bot import Book, mark, rebalance, target_weights
+from .bot import Book, mark, new_book, rebalance, target_weights
 from .bundle import load_bundle, whole_folder
 from .client import Service, asked, series_body, until_served
 from .config import BadInput, Params, StockmlError, load_params
@@ -79,7 +79,7 @@ def _git(folder: Path, *args: str) -> str:
         raise BadInput(f"git {args[0]}: {(done.stderr.strip() or '?').splitlines()[-1]}; a replay needs the project's git repository")
     return done.stdout.strip()
 
-# %% ../nbs/31_replay.ipynb #86cada95
+# %% ../nbs/31_replay.ipynb #7717d260
 @dataclass
 class Production:
     "All that runs, and what it remembers from one day to the next."
@@ -100,8 +100,9 @@ class State(NamedTuple):
     priced: date # of the prices that the book was marked with
     trained: date # `as_of` of the last training
     book: Book
+    wanted: dict[str, float] # weights that were decided today; an order is filled at the next close
 
-# %% ../nbs/31_replay.ipynb #58141cee
+# %% ../nbs/31_replay.ipynb #ae495d42
 def resume(
     journal: Path, # folder
 ) -> tuple[State | None, dict[str, list[dict]]]: # after the last whole day; the facts of later lines, by dataset
@@ -121,7 +122,7 @@ def state_of(
 ) -> State:
     "A state from its line."
     days = {name: date.fromisoformat(facts[name]) for name in ("day", "priced", "trained")}
-    return State(**days, number=facts["number"], book=Book.from_json(facts["book"]))
+    return State(**days, number=facts["number"], book=Book(**facts["book"]), wanted=facts["wanted"])
 
 # %% ../nbs/31_replay.ipynb #2734ee8a
 BARS = 520 # newest sessions of each stock that are sent: two years, more than the longest window
@@ -174,30 +175,30 @@ def halted(
             return f"{name} is in alarm: {p.checks[name].text}"
     return None
 
-# %% ../nbs/31_replay.ipynb #8e435df2
+# %% ../nbs/31_replay.ipynb #2ae25c0d
 def trade(
     p: Production,
     state: State,
     day: date,
     bars: pd.DataFrame,
     answers: dict[str, dict], # from `forecasts`
-) -> tuple[Book, dict[str, Any]]: # the book at the close; facts of the bot's line
-    "Mark the book to today's prices, then hold what the limits allow until tomorrow."
+) -> tuple[Book, dict[str, float], dict[str, Any]]: # the book at the close; what shall be held from the next one on; facts of the bot's line
+    "Mark the book to today's prices, fill yesterday's order, decide on tomorrow's."
     name, last = p.params.bot.ticker.upper(), bars["date"].max().date()
     price = bars[bars["ticker"] == name].set_index("date")["adj_close"]
     moved = float(price.iloc[-1] / price.loc[:pd.Timestamp(state.priced)].iloc[-1] - 1)
-    book = mark(state.book, {name: moved}, p.params.bot)
-    facts = {"day": str(day), "return": moved, "equity_before": state.book.equity, "held": dict(state.book.weights)}
+    facts = {"day": day, "ticker": name, "return": moved, "equity_before": state.book.equity, "held": state.book.weights}
     if last < day: # no prices, no orders
-        return book, facts | {"equity": book.equity, "weights": dict(book.weights), "halted": f"the newest prices are of {last}",
-                              "reasons": {}, "forecasts": {}}
-    bad = {name: _bad_day(answers[name])} if name in answers else {}
+        why = f"the newest prices are of {last}"
+        return state.book, state.wanted, facts | {"equity": state.book.equity, "weights": state.book.weights, "wanted": state.wanted,
+                                                  "halted": why, "reasons": {}, "forecasts": {}, "bad_day": {}}
+    bad = {name: _bad_day(answers[name])} if name in answers else {name: float("nan")}
     why = halted(p)
-    weights, reasons = target_weights(bad, p.params.bot, why)
-    book = rebalance(book, weights, p.params.bot)
-    ids = {t: answers[t]["forecast_id"] for t in bad}
-    return book, facts | {"equity": book.equity, "weights": dict(book.weights), "halted": why, "reasons": reasons, "forecasts": ids,
-                          "bad_day": bad}
+    wanted, reasons = target_weights(bad, p.params.bot, why)
+    book = rebalance(mark(state.book, {name: moved}), {} if why else state.wanted, p.params.bot)
+    ids = {t: answers[t]["forecast_id"] for t in bad if t in answers}
+    return book, wanted, facts | {"equity": book.equity, "weights": book.weights, "wanted": wanted, "halted": why, "reasons": reasons,
+                                  "forecasts": ids, "bad_day": bad, "kill_switch": book.rest}
 
 
 def _bad_day(answer: dict[str, Any]) -> float:
@@ -222,7 +223,7 @@ def train(
     until_served(p.service, load_bundle(p.root / "models/champion").manifest["sha256"])
     return day
 
-# %% ../nbs/31_replay.ipynb #da29c010
+# %% ../nbs/31_replay.ipynb #ee4307f2
 def one_day(
     p: Production,
     state: State, # of the day before
@@ -237,14 +238,13 @@ def one_day(
     last = bars["date"].max().date()
     answers = forecasts(p, day, bars) if last == day else {}
     checks(p, state, day, bars)
-    book, facts = trade(p, state, day, bars, answers)
+    book, wanted, facts = trade(p, state, day, bars, answers)
     trained = train(p, state, day)
-    new = State(day, state.number + 1, last, trained, book)
+    new = State(day, state.number + 1, last, trained, book, wanted)
     kept = any(f["day"] == str(day) for f in p.kept.pop("stockml.bot", []))
     words = f"{day}: {book.equity:,.0f} EUR, {facts['return']:+.1%}" + (f"; halted: {facts['halted']}" if facts["halted"] else "")
     p.journal.append([*([] if kept else [event("stockml.bot", words, **facts)]),
-                      event("stockml.replay", f"{day} is over", **new._asdict() | {"day": str(day), "priced": str(last),
-                            "trained": str(trained), "book": book.to_json(), "stocks": len(answers)})])
+                      event("stockml.replay", f"{day} is over", **new._asdict() | {"book": book._asdict(), "stocks": len(answers)})])
     p.journal.sync()
     p.say(words, lasting=False)
     return new
@@ -275,7 +275,7 @@ def replay(
                 state = one_day(p, state, day.date())
         return state
 
-# %% ../nbs/31_replay.ipynb #2ee85eeb
+# %% ../nbs/31_replay.ipynb #be52ff53
 def begin(
     folder: Path,
     params: Params,
@@ -293,7 +293,7 @@ def begin(
             raise StockmlError(f"the gate refused the first model: {'; '.join(done['reasons'])}")
     _freeze(folder)
     last = read_bars(folder / "data/bars.parquet", before)["date"].max().date()
-    return State(first - timedelta(days=1), 0, last, before, Book.new(params.bot))
+    return State(first - timedelta(days=1), 0, last, before, new_book(params.bot.capital), {})
 
 
 def _freeze(folder: Path) -> None:

@@ -78,7 +78,7 @@ def _of(text: bytes, dataset: str) -> list[dict[str, Any]]:
     mark = f'"dataset":"{dataset}"'.encode()
     return decoded(b"".join([x for x in text.splitlines(keepends=True) if mark in x]), LINE)
 
-# %% ../nbs/32_why.ipynb #5ebe3b25
+# %% ../nbs/32_why.ipynb #7dd293e7
 def monitors_then(
     folder: Path,
     found: Found,
@@ -98,13 +98,13 @@ MONITORS = 6
 def bot_then(
     folder: Path,
     found: Found,
-) -> list[dict[str, Any]]: # facts: the day that used the forecast, and the next one; [] if no bot did
+) -> list[dict[str, Any]]: # facts of three days: it decided, the order was filled, the stock moved; fewer near the end, [] if no bot did
     "What the bot did with it, and what came of that."
     forecast_id, out = found.line["stockml"]["forecast_id"], []
     for line in lines_after(folder, found, "stockml.bot"):
         if out or forecast_id in line["stockml"].get("forecasts", {}).values():
             out.append(line["stockml"])
-        if len(out) == 2:
+        if len(out) == 3:
             break
     return out
 
@@ -251,7 +251,7 @@ def _outcome(o: dict[str, Any], close: float) -> str:
         return f"{said}; not due yet"
     return f"{said}; it came to {price(o['realized'])} ({math.expm1(o['realized']):+.1%}): {o['words']}"
 
-# %% ../nbs/32_why.ipynb #a4a51393
+# %% ../nbs/32_why.ipynb #8535f337
 def _skill(m: dict[str, Any]) -> list[str]:
     "What the model had shown when it was let through."
     rows = m.get("metrics") or {}
@@ -276,13 +276,15 @@ def _bot(days: list[dict[str, Any]]) -> list[str]:
     if not days:
         return ["no bot traded on this forecast"]
     first = days[0]
-    held = ", ".join(f"{w:.1%} in {t}" for t, w in first["weights"].items()) or "nothing"
     why = "; ".join([*([f"halted: {first['halted']}"] if first["halted"] else []), *(f"{t}: {r}" for t, r in first["reasons"].items())])
-    out = [f"{first['day']}: held {held} of {first['equity']:,.0f} EUR ({why or 'no reason given'})"]
-    if len(days) > 1:
-        lost = days[1]["equity"] / first["equity"] - 1
-        out.append(f"{days[1]['day']}: the stock moved {days[1]['return']:+.1%}, equity {lost:+.1%} to {days[1]['equity']:,.0f} EUR")
+    out = [f"{first['day']}: decided to hold {_held(first['wanted'])} from the next close on ({why})"]
+    out += [f"{day['day']}: held {_held(day['held'])}; {day['ticker']} moved {day['return']:+.1%}, "
+            f"equity {day['equity'] / day['equity_before'] - 1:+.1%} to {day['equity']:,.0f} EUR" for day in days[1:]]
     return out
+
+
+def _held(weights: dict[str, float]) -> str:
+    return ", ".join(f"{w:.1%} in {t}" for t, w in weights.items() if w) or "nothing"
 
 # %% ../nbs/32_why.ipynb #cbac87b1
 def as_text(
