@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPANS', 'PAGE', 'SECTIONS', 'gather', 'own_ratios', 'span', 'forecast_text', 'summary_text', 'skill_text',
-           'limits_text', 'money_text', 'made_by', 'state_text', 'plot_fan', 'write_index']
+           'limits_text', 'money_text', 'made_by', 'state_text', 'plot_fan', 'write_index', 'write_page', 'picture']
 
 # %% ../nbs/26_report.ipynb #a4b8994f
 import base64
@@ -221,17 +221,30 @@ def write_index(
     "Write the page that leads to everything."
     texts = {"forecast": forecast_text(facts["forecast"]) + limits_text(facts), "skill": skill_text(facts), "money": money_text(facts),
              "state": state_text(facts)}
-    body = "".join(f"<h2>{title}</h2><pre>{html.escape(texts[key])}</pre>{_picture(folder, image)}" for title, key, image in SECTIONS)
+    body = "".join(f"<h2>{title}</h2><pre>{html.escape(texts[key])}</pre>{picture(folder, image)}" for title, key, image in SECTIONS)
     rows = "".join(f'<tr><td><a href="{html.escape(_relative(path, folder))}">{html.escape(name)}</a></td></tr>'
                    for name, path in links.items() if path.exists())
     body += f"<h2>Read on</h2><table id='links'>{rows}</table>"
-    title = f"stockml, as of {facts['as_of']}"
-    with atomic(page := folder / "index.html") as tmp:
-        tmp.write_text(PAGE.format(title=title, subtitle="Honest distributions of stock returns, and where they came from.", body=body))
-    return page
+    subtitle = "Honest distributions of stock returns, and where they came from."
+    return write_page(folder / "index.html", f"stockml, as of {facts['as_of']}", subtitle, body)
 
 
-def _picture(folder: Path, name: str | None) -> str:
+def write_page(
+    path: Path, # HTML, replaced atomically
+    title: str,
+    subtitle: str,
+    body: str, # HTML
+) -> Path: # the same
+    "A page in our style, with everything inside."
+    with atomic(path) as tmp:
+        tmp.write_text(PAGE.format(title=html.escape(title), subtitle=html.escape(subtitle), body=body))
+    return path
+
+
+def picture(
+    folder: Path, # of the plot
+    name: str | None, # its file; None = there is none
+) -> str: # HTML
     "A plot as part of the page."
     if name is None or not (folder / name).exists():
         return ""
