@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui readme bench tools quality latency image image-test push release deploy k8s-test \
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay readme bench tools quality latency image image-test push release deploy k8s-test \
 	lock clean
 
 help: ## list the targets
@@ -37,7 +37,7 @@ unit: setup ## pytest with coverage
 
 notebooks: setup ## run every notebook of nbs/, alone and with its outputs compared
 	nbdev_test --n_workers 2
-	pytest -q --nbval nbs --nbval-cell-timeout=300 -p no:cacheprovider
+	pytest -q --nbval nbs --ignore=nbs/tutorials --nbval-cell-timeout=300 -p no:cacheprovider
 
 hooks: setup ## clean notebooks before a commit, merge them cell by cell
 	git config --local include.path ../.gitconfig
@@ -51,6 +51,9 @@ serve: setup ## the forecast service on http://127.0.0.1:8000
 
 ui: setup ## the experiments in MLflow on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
+
+replay: setup ## live through history, day by day; FROM=2000-06-01 TO=2001-06-30, Ctrl-C stops it, the same goes on
+	@stockml replay $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 
 readme: run ## README.md from nbs/index.ipynb and the last run
 	python docs/readme.py
