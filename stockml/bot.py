@@ -117,7 +117,7 @@ def mark(
     growth = 1 + sum(moves[ticker] - w for ticker, w in book.weights.items())
     return book._replace(equity=book.equity * growth, weights={ticker: m / growth for ticker, m in moves.items()})
 
-
+# %% ../nbs/14_bot.ipynb #a5fc3146
 def rebalance(
     book: Book, # marked
     weights: dict[str, float], # decided a session ago; what is not named is sold

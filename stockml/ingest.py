@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -110,7 +110,7 @@ def crawl(
             raise BadInput(f"{source}: not done after {timeout_s:g} s; what has come is stored, so run it again to go on")
         raise StockmlError(f"the {source} spider died: {last}")
 
-
+# %% ../nbs/19_ingest.ipynb #8db454c1
 def flags(
     arguments: dict[str, object], # of a spider; those without a value are left out
     settings: dict[str, object], # of Scrapy
@@ -322,11 +322,11 @@ class WarmSpider:
     def start(self) -> None:
         "Start the process, if none is up."
         if self.process is None or self.process.poll() is not None:
-            self.stop()
-            self.errors = self.open.enter_context(TemporaryFile("w+")) # noqa: SIM115 (closed by `stop`)
+            self.close()
+            self.errors = self.open.enter_context(TemporaryFile("w+")) # noqa: SIM115 (closed by `close`)
             self.process = self.open.enter_context(program("scrapy", "follow", self.source, *self.flags, stderr=self.errors))
 
-    def stop(self) -> None:
+    def close(self) -> None:
         "End the process."
         self.open.close()
         self.process = None
@@ -354,9 +354,9 @@ def ask(
     finally:
         alarm.cancel()
         if not answer.endswith("\n"): # dead, late or interrupted: what it might still say would be taken for the next answer
-            spider.stop()
+            spider.close()
 
-
+# %% ../nbs/19_ingest.ipynb #6a2fd6ad
 def last_words(
     log: IO[str], # a file
 ) -> str:
@@ -364,7 +364,7 @@ def last_words(
     log.seek(0)
     return (log.read().strip() or "without a word").splitlines()[-1]
 
-# %% ../nbs/19_ingest.ipynb #3f8c95ca
+# %% ../nbs/19_ingest.ipynb #d493f1be
 @contextmanager
 def follower(
     store: Path, # Parquet, made if it is not there
@@ -380,11 +380,9 @@ def follower(
     store = Path(store).resolve()
     quarantine = Path(quarantine or store.with_name("quarantine.jsonl")).resolve()
     clock = date.max # bars after it have left the store
-    with site_of(source, base_url, None) as url, ExitStack() as ending:
-        given = {"tickers": ",".join(t.strip().upper() for t in tickers), "base_url": url}
-        spider = WarmSpider(source, given, {"STORE": store, "QUARANTINE": quarantine}, timeout_s)
-        ending.callback(spider.stop)
-
+    settings, wanted = {"STORE": store, "QUARANTINE": quarantine}, ",".join(t.strip().upper() for t in tickers)
+    with site_of(source, base_url, None) as url, \
+            closing(WarmSpider(source, {"tickers": wanted, "base_url": url}, settings, timeout_s)) as spider:
         def scrape_to(as_of: date) -> dict:
             nonlocal clock
             with lock(store.parent / f".{store.name}.ingest.lock", what=f"ingest into {store.name}"):

@@ -1,5 +1,7 @@
 "The bot trades a session late, pays for it, knows what it can lose, and says what the worst day did."
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,14 +11,21 @@ from hypothesis.extra.numpy import arrays
 
 from stockml import bot
 from stockml.bot import (
+    Book,
     backtest,
-    budget_weights,
+    budget_report,
     day_report,
+    loss,
+    mark,
     naive_points,
     naive_weights,
+    new_book,
     plot_equity,
+    rebalance,
     run_bot,
+    stated_limit,
     summarize,
+    target_weights,
 )
 from stockml.config import BadInput, load_params
 from stockml.features import make_features
@@ -47,19 +56,147 @@ def runs(aapl, bad_day):
 
 # positions
 
-@settings(derandomize=True)
-@given(st.floats(-20, 5) | st.sampled_from([0., -1e-300]), st.floats(1e-4, 1))
-def test_a_bad_day_costs_the_budget_and_no_more(bad, budget):
-    weight = budget_weights(np.array([bad]), budget)[0]
-    assert 0 < weight <= 1
-    cost = weight * (1 - np.exp(bad))
-    assert cost <= budget * (1 + 1e-9)
-    assert weight == 1 or cost == pytest.approx(budget)
+BAD = st.floats(-20, 5) | st.sampled_from([0., -1e-300, float("nan"), float("-inf")])
+LIMITS = st.fixed_dictionaries({
+    "risk_budget": st.floats(1e-4, 1), "stress": st.floats(.01, 1), "stress_factor": st.floats(1, 50),
+    "name_limit": st.floats(.01, 1), "gross_limit": st.floats(.01, 1)}).map(lambda d: SETTINGS.model_copy(update=d))
+
+
+@settings(derandomize=True, max_examples=300)
+@given(st.dictionaries(st.sampled_from("ABCDEFGH"), BAD), LIMITS)
+def test_every_limit_holds_whatever_is_forecast(bad, limits):
+    weights, why = target_weights(bad, limits)
+    assert weights.keys() == why.keys() == bad.keys()
+    hair = 1 + 1e-9
+    assert all(0 <= w <= limits.name_limit * hair and w * limits.stress <= stated_limit(limits) * hair for w in weights.values())
+    assert sum(weights.values()) <= limits.gross_limit * hair
+    assert sum(w * loss(bad[t]) for t, w in weights.items() if w) <= limits.risk_budget * hair
+    assert all((w == 0) == (not np.isfinite(bad[t])) == (why[t] == "no forecast") for t, w in weights.items())
+
+
+@settings(derandomize=True, max_examples=100)
+@given(BAD.filter(np.isfinite), LIMITS)
+def test_one_stock_is_held_up_to_the_limit_that_is_named(bad, limits):
+    "Not less than the limits allow: the one that is named is reached."
+    (weight,), (why,) = (d.values() for d in target_weights({"A": bad}, limits))
+    reached = {"risk budget": limits.risk_budget / loss(bad), "stress case": stated_limit(limits) / limits.stress,
+               "name limit": limits.name_limit, "gross limit, shared": limits.gross_limit}
+    assert weight == pytest.approx(min(reached.values())) == pytest.approx(reached[why.partition(":")[0]])
+
+
+@settings(derandomize=True, max_examples=50)
+@given(st.dictionaries(st.sampled_from("ABC"), BAD, min_size=1), LIMITS)
+def test_halted_means_flat_and_says_why(bad, limits):
+    weights, why = target_weights(bad, limits, "the drift monitor's alarm")
+    assert set(weights.values()) == {0} and set(why.values()) == {"halted: the drift monitor's alarm"}
+    book = rebalance(Book(100, 100, {"A": .4, "Z": .3}, 0), weights, limits)
+    assert book.weights == {} and book.equity == 100
+
+
+def test_several_stocks_share_one_budget():
+    params = load_params().bot
+    alone, many = (target_weights({f"S{i}": -.03 for i in range(n)}, params) for n in (1, 9))
+    assert alone[0]["S0"] == pytest.approx(stated_limit(params) / params.stress)
+    assert sum(many[0].values()) * loss(-.03) == pytest.approx(params.risk_budget)
+    assert many[1]["S0"] == "risk budget, shared: 2.0% for all 9 stocks"
+    gross = target_weights({f"S{i}": -.001 for i in range(20)}, params)
+    assert sum(gross[0].values()) == pytest.approx(1) and gross[1]["S7"] == "gross limit, shared: 100.0% for all 20 stocks"
+
+
+def test_the_defaults_keep_the_stated_limit_in_every_fall_up_to_the_stress_case():
+    params = load_params().bot
+    for fall in np.linspace(0, params.stress, 50):
+        for bad in (-1e-6, -.005, -.02, -.1, -.9):
+            weights, _ = target_weights({"A": bad}, params)
+            after = mark(Book(100, 100, weights, 0), {"A": -fall})
+            assert 1 - after.equity / 100 <= stated_limit(params) + 1e-12
 
 
 def test_no_forecast_no_position():
-    assert budget_weights(np.array([np.nan, -.5]), .02)[0] == 0
+    assert target_weights({"A": np.nan, "B": -.5}, SETTINGS)[0]["A"] == 0 < target_weights({"A": np.nan, "B": -.5}, SETTINGS)[0]["B"]
+    assert target_weights({}, SETTINGS) == ({}, {})
     assert naive_weights(np.array([np.nan, 1e-9, 0., -1e-9])).tolist() == [0, 1, 0, 0]
+
+
+# the book
+
+DAYS = st.lists(st.tuples(st.dictionaries(st.sampled_from("ABC"), st.floats(-.9, 1)),
+                          st.dictionaries(st.sampled_from("ABC"), st.floats(0, 1 / 3))), max_size=12)
+
+
+def walk(book: Book, days: list, settings) -> Book:
+    for returns, weights in days:
+        book = rebalance(mark(book, returns), weights, settings)
+    return book
+
+
+@settings(derandomize=True, max_examples=100)
+@given(DAYS, st.integers(0, 12))
+def test_a_book_that_went_through_json_goes_on_as_if_nothing_had_happened(days, at):
+    middle = walk(new_book(100.), days[:at], COSTLY)
+    again = Book(**json.loads(json.dumps(middle._asdict())))
+    assert again == middle
+    assert walk(again, days[at:], COSTLY) == walk(new_book(100.), days, COSTLY)
+
+
+@settings(derandomize=True, max_examples=100)
+@given(DAYS)
+def test_costs_are_never_negative_and_the_book_adds_up(days):
+    book = new_book(100.)
+    for returns, weights in days:
+        marked = mark(book, returns)
+        gain = sum(w * returns.get(t, 0) for t, w in book.weights.items())
+        assert marked.equity == pytest.approx(book.equity * (1 + gain))
+        book = rebalance(marked, weights, COSTLY)
+        assert 0 < book.equity <= marked.equity and book.peak > 0
+        assert book.weights == ({} if marked.rest else {t: w for t, w in weights.items() if w})
+
+
+def test_several_stocks_by_hand():
+    book = rebalance(new_book(100.), {"A": .5, "B": .25}, COSTLY)
+    assert book.equity == pytest.approx(100 * (1 - .75 * .005))
+    book = mark(book, {"A": .2, "C": 9.})  # B has no price today, C is not held
+    assert book.equity == pytest.approx(100 * (1 - .75 * .005) * 1.1)
+    assert book.weights == {"A": pytest.approx(.6 / 1.1), "B": pytest.approx(.25 / 1.1)}
+    sold = rebalance(book, {"B": .25 / 1.1}, COSTLY)
+    assert sold.weights == {"B": .25 / 1.1} and sold.equity == pytest.approx(book.equity * (1 - .6 / 1.1 * .005))
+
+
+@settings(derandomize=True, max_examples=50)
+@given(arrays(float, 20, elements=st.floats(-.9, 1)), arrays(float, 20, elements=st.floats(0, 1)))
+def test_the_backtest_is_the_stepper(returns, wanted):
+    book, equity = new_book(COSTLY.capital), []
+    for i, r in enumerate(returns):
+        book = rebalance(mark(book, {"AAPL": r}), {"AAPL": wanted[i - 1]} if i else {}, COSTLY)
+        equity.append(book.equity)
+    assert run_bot(returns, wanted, COSTLY)["equity"].tolist() == equity
+
+
+# the report on the budget
+
+def report_of(*daily: float, **changes) -> dict:
+    equity = 100 * np.cumprod([1., *(1 + d for d in daily)])
+    return budget_report(pd.Series(equity, pd.bdate_range("2000-09-25", periods=len(equity))), load_params().bot.model_copy(update=changes))
+
+
+def test_the_budget_report_by_hand():
+    got = report_of(.01, -.021, 0., -.0999, -.019)
+    assert (got["days"], got["over_budget"], got["expected"], got["exceeded"]) == (4, 2, .1, 0)
+    assert (got["worst_day"].isoformat(), got["limit"]) == ("2000-09-29", pytest.approx(.1))
+    assert got["worst_in_budgets"] == pytest.approx(4.995)
+    assert "2 of 4 days at risk cost more than the budget of 2.0%" in got["says"] and "10.0%, was kept on every day." in got["says"]
+
+
+def test_a_limit_that_was_exceeded_is_told_plainly():
+    got = report_of(.01, -.11, -.3)
+    assert got["exceeded"] == 2
+    assert "-30.0%, 15.0 budgets." in got["says"] and got["says"].endswith("was EXCEEDED on 2 of the days, first on 2000-09-27.")
+    assert report_of(-.11, stress_factor=6.)["exceeded"] == 0
+
+
+def test_nothing_held_is_no_day_at_risk():
+    assert report_of(0., 0.)["says"] == "No day at risk: nothing was held."
+    assert report_of(.01, .02)["worst_in_budgets"] == 0
 
 
 # trading
@@ -152,7 +289,11 @@ def test_2000_09_29(runs, aapl):
         assert report[name]["return"] == pytest.approx(fall) and report[name]["weight"] == 1
     budget = report["budget"]
     assert budget["return"] == pytest.approx(budget["weight"] * fall, abs=.001)
-    assert budget["weight"] < .3 and budget["after"] > budget["before"] * .8
+    limit = stated_limit(load_params().bot)
+    assert 1 - budget["after"] / budget["before"] < limit == .1
+    told = budget_report(runs["budget"]["equity"], load_params().bot)
+    assert (told["worst_day"].isoformat(), told["exceeded"]) == ("2000-09-29", 0)
+    assert told["worst_return"] == budget["return"] and "The stated limit of 5 budgets, 10.0%, was kept" in told["says"]
     assert summarize(runs["naive"].index, runs["naive"])["worst_day"].isoformat() == "2000-09-29"
 
 
@@ -165,14 +306,14 @@ def test_a_day_that_no_run_covers(runs):
 def test_the_budget_follows_its_forecast_a_session_late(runs, bad_day):
     run, params = runs["budget"], load_params().bot
     assert (run.index == bad_day.index).all() and run["equity"].iloc[0] == params.capital == 200_000
-    wanted = np.minimum(1, params.risk_budget / (1 - np.exp(bad_day)))
+    wanted = np.minimum(stated_limit(params) / params.stress, params.risk_budget / (1 - np.exp(bad_day)))
     alive = ~run["killed"].to_numpy()[1:]
     np.testing.assert_allclose(run["weight"][1:][alive], wanted[:-1][alive])
     assert alive.mean() > .5
 
 
 def test_only_the_budget_has_a_kill_switch(aapl, bad_day):
-    runs = backtest(aapl, bad_day, bad_day * 0 + 1, SETTINGS)
+    runs = backtest(aapl, bad_day, bad_day * 0 + 1, SETTINGS.model_copy(update={"kill_drawdown": .1}))
     kills = {name: summarize(run.index, run)["kills"] for name, run in runs.items()}
     assert kills["budget"] > 0 == kills["naive"] == kills["buy_and_hold"]
 
@@ -207,7 +348,7 @@ def test_nothing_to_trade_is_refused(aapl, bad_day, sessions):
 
 def test_a_price_that_never_moves(aapl, bad_day):
     runs = backtest(aapl.assign(adj_close=10.), bad_day * 0, bad_day * 0, COSTLY)
-    for name, equity in (("budget", 99.5), ("naive", 100.), ("buy_and_hold", 99.5)):
+    for name, equity in (("budget", 100 * (1 - .005 / 6)), ("naive", 100.), ("buy_and_hold", 99.5)):
         got = summarize(runs[name].index, runs[name])
         assert got["final_equity"] == pytest.approx(equity) and got["kills"] == 0
 

@@ -139,6 +139,7 @@ def test_summary_says_it_all(facts):
     assert len({tuple(i for i, c in enumerate(line) if c == "|") for line in table}) == 1  # the columns stand below one another
     assert "the best classical model serves" in skill
     assert "Backtest, 200,000 EUR in AAPL, 2000-01-03 to 2003-12-31, after costs" in text
+    assert f"Budget: {SAYS}" in " ".join(text.split()) and max(map(len, text.splitlines())) < 160
     assert f"by Ada, commit {'c' * 9} (changed since), data {'d' * 9}, MLflow run 1f." in text
     assert row(text, "budget") == "budget 297,139 +8.5% 27.1% 2000-09-29 -11.0% -11.0%"
     assert row(text, "buy and hold").endswith("-51.9%")
