@@ -69,9 +69,9 @@ def running(args: list, ready: Callable[[], object], log: Path, out: Path | None
 
 
 @contextmanager
-def serving(root: Path, bundle: Path, folder: Path, **env: str) -> Iterator[tuple[str, Path, subprocess.Popen]]:
+def serving(root: Path, bundle: Path, folder: Path, port: int | None = None, **env: str) -> Iterator[tuple[str, Path, subprocess.Popen]]:
     "The real service on a bundle: its address, the file of its standard output, its process."
-    port, out = free_port(), folder / "service.out"
+    port, out = port or free_port(), folder / "service.out"
     env = {**os.environ, "STOCKML_MODEL": str(bundle), "HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "1"} | env
     url = f"http://127.0.0.1:{port}"
     with running(command(), lambda: ask(f"{url}/readyz")[0] == 200, folder / "service.log", out, cwd=root, env=env) as process:
