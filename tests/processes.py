@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -16,6 +17,14 @@ import pytest
 from stockml.client import command
 
 PATIENCE = 60  # seconds; a busy machine is no failure
+PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager", "java": "default-jre-headless",
+            "rsyslogd": "rsyslog and rsyslog-elasticsearch"}
+
+
+def tool(name: str) -> str:
+    "Where a program is; without it, the test is skipped."
+    folders = "/usr/sbin:/sbin"
+    return shutil.which(name) or shutil.which(name, path=folders) or pytest.skip(f"no {name} here: install {PACKAGES.get(name, name)}")
 
 
 def free_port() -> int:

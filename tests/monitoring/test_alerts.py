@@ -1,7 +1,9 @@
 "Prometheus' rules, and the way of an alert: real service, real Prometheus, real Alertmanager, a webhook."
 
 import json
+import os
 import re
+import signal
 import subprocess
 import threading
 from collections import defaultdict
@@ -11,8 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
-from conftest import tool
-from processes import ask, free_port, running, serving, wait_for
+from processes import ask, free_port, running, serving, tool, wait_for
 
 import serve.metrics
 
@@ -101,6 +102,11 @@ class Hears(BaseHTTPRequestHandler):
         pass
 
 
+def workers(process: subprocess.Popen) -> list[int]:
+    "The processes that it has started."
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def shortened(monitoring: Path, folder: Path, service: int, alertmanager: int, webhook: int) -> None:
     "The shipped configuration with other addresses and with seconds for minutes; nothing else is changed."
     given = yaml.safe_load((monitoring / "prometheus.yml").read_text())
@@ -142,7 +148,8 @@ def test_a_service_that_dies_is_told_to_the_webhook(monitoring, root, bundle_fol
                 assert ask(f"{url}/v1/forecast", body)[0] == 200
             wait_for(lambda: value('stockml_request_seconds_count{endpoint="forecast",status="200"}'.replace('"', "%22")) == 3)
             assert "StockmlDown" not in webhook.alerts("firing")
-            service.kill()
+            for pid in [service.pid, *workers(service)]:  # alone, a worker goes on with its connections for a while
+                os.kill(pid, signal.SIGKILL)
             wait_for(lambda: "StockmlDown" in webhook.alerts("firing"))
             told = next(t for t in webhook.heard for a in t["alerts"] if a["labels"]["alertname"] == "StockmlDown")
             assert (told["receiver"], told["groupLabels"]) == ("webhook", {"severity": "page"})
