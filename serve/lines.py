@@ -61,4 +61,4 @@ class Handler(logging.Handler):
             kind, error, trace = record.exc_info
             line["error"] = {"type": kind.__name__, "message": str(error),
                              "stack_trace": "".join(traceback.format_exception(kind, error, trace))}
-        self.lines.write(line | self.common() | {"log": {"logger": record.name}})
+        self.lines.write(line | self.common() | {"log": {"logger": record.name}, "process": {"pid": record.process}})

@@ -28,6 +28,8 @@ BARS = Histogram("stockml_request_bars", "Bars of the stocks in a request.", reg
                  buckets=(100, 200, 300, 500, 1000, 2000, 5000, 10_000, 50_000, 200_000))
 STALE = Counter("stockml_stale_inputs", "Stocks whose last bar was old when a forecast was asked for.", registry=ours)
 RELOADS = Counter("stockml_bundle_reloads", "Bundles that took the place of the served one, or were refused.", ["result"], registry=ours)
+for result in ("ok", "refused"):
+    RELOADS.labels(result)  # 0 from the start: Prometheus sees no rise from nothing to 1
 
 
 def field_kind(field: str) -> str:
