@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMES', 'bot_days', 'rivals', 'aftermath', 'changes', 'live_scores', 'aftermath_text', 'write_replay']
 
-# %% ../nbs/33_aftermath.ipynb #a1afe8af
+# %% ../nbs/33_aftermath.ipynb #1a4774ac
 import html
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .monitor import monitor_history
 from .prices import read_bars
 from .report import write_page, picture
 from .split import folds
+from .why import why, write_answer
 
 # %% ../nbs/33_aftermath.ipynb #c926a422
 def bot_days(
@@ -51,11 +52,11 @@ def rivals(
     wanted = {"naive": naive_weights(point.to_numpy()), "buy_and_hold": [1.] * len(days)}
     return {"budget": mine} | {n: run_bot(returns, w, params.bot, kill=False).set_index(days.index) for n, w in wanted.items()}
 
-# %% ../nbs/33_aftermath.ipynb #c86d3a46
+# %% ../nbs/33_aftermath.ipynb #23aafb2d
 def aftermath(
     root: Path, # folder of the replay
 ) -> dict[str, Any]: # bot, strategies, worst, budget, trainings, alarms, live
-    "What came of a replay; draws reports/equity.png and reports/replay.html. `BadInput` if there is none."
+    "What came of a replay; draws reports/equity.png, replay.html and why.html. `BadInput` if there is none."
     params, days = load_params(root / "params.yaml"), bot_days(root / "journal")
     bars = read_bars(root / "data/bars.parquet")
     name, last = days["ticker"].iloc[0], days.index[-1]
@@ -70,6 +71,8 @@ def aftermath(
         "trainings": [line["stockml"] for line in read(root / "journal", "stockml.retrain")],
         "monitors": changes(monitor_history(root / "journal")), "live": live_scores(root, bars)})
     plot_equity(runs, root / "reports/equity.png", str(worst.date()))
+    if last_words := facts["worst"]["forecast_id"]:
+        write_answer(why(root, root / "journal", last_words, lambda t: bars[bars["ticker"] == t]), root / "reports/why.html")
     write_replay(facts, root / "reports")
     return facts
 
@@ -136,7 +139,7 @@ def _matters(change: dict[str, Any]) -> bool:
     "That a monitor begins to see is no news."
     return not (change["before"] == "unknown" and change["state"] == "ok")
 
-# %% ../nbs/33_aftermath.ipynb #b1350582
+# %% ../nbs/33_aftermath.ipynb #4766d395
 def write_replay(
     facts: dict[str, Any], # from `aftermath`
     folder: Path, # reports/ of the replay
@@ -144,6 +147,7 @@ def write_replay(
     "The same as a page, with the money as a picture and the monitors' page a click away."
     bot = facts["bot"]
     parts = [picture(folder, "equity.png"), f"<pre>{html.escape(aftermath_text(facts))}</pre>",
+             f"<p><a href='why.html'>How did you not see it coming? {facts['worst']['date']}</a></p>",
              "<p><a href='monitor.html'>All monitors, with their histories</a></p>"]
     return write_page(folder / "replay.html", f"Replay: {bot['ticker']}, {bot['from']} to {bot['to']}",
                       "Production on history, day by day: what was known on the day, and nothing else.", "".join(parts))

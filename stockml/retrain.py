@@ -57,7 +57,7 @@ def set_params(
         tmp.write_text(text.getvalue())
         load_params(tmp)
 
-# %% ../nbs/30_retrain.ipynb #c6ca9d42
+# %% ../nbs/30_retrain.ipynb #9e3176fb
 def retrain(
     root: Path, # of the project; `stockml.config.project_root` must be the same
     as_of: date, # the newest day that it may see
@@ -68,6 +68,7 @@ def retrain(
     "Train as of a day, put the model before the gate, commit, and write down why and what came of it."
     begun, params = now(), root / "params.yaml"
     set_params(params, {"data.as_of": str(as_of)})
+    record_version(root, f"To be trained as of {as_of}\n\n{reason}") # what the model says it was made from is then there to be looked up
     done = run_pipeline(upto="promote", say=say)
     decision = next((d for d in reversed(decisions(root / "models/promotions.jsonl")) if d["as_of"] == str(as_of)), None)
     if decision is None:
