@@ -35,8 +35,7 @@ lint: setup ## style, floors, workflows
 unit: setup ## pytest with coverage
 	pytest --cov --cov-report=term-missing
 
-notebooks: setup ## run every notebook of nbs/, alone and with its outputs compared
-	nbdev_test --n_workers 2
+notebooks: setup ## run every notebook of nbs/ with its outputs compared
 	pytest -q --nbval nbs --ignore=nbs/tutorials --nbval-cell-timeout=300 -p no:cacheprovider
 
 hooks: setup ## clean notebooks before a commit, merge them cell by cell
@@ -59,7 +58,7 @@ readme: run ## README.md from nbs/index.ipynb and the last run
 	python docs/readme.py
 
 bench: setup ## measure speed and size into docs/PERFORMANCE.md
-	python docs/bench.py $(if $(WHOLE),--whole)
+	python docs/bench.py $(if $(WHOLE),--whole --replay)
 
 tools: ## a browser and a load generator, where apt-get can install them
 	@.ci/tools

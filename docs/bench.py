@@ -1,4 +1,4 @@
-"""Measure speed and size, and write docs/PERFORMANCE.md: `make bench`, or `make bench WHOLE=1` for the clean clone too (10 minutes more).
+"""Measure speed and size, and write docs/PERFORMANCE.md: `make bench`; with WHOLE=1 the clean clone and a replayed year too (20 minutes more).
 
 Machines differ and are noisy, so each figure stands beside a floor that ran in turns with it: the same work with the part that is ours
 left out. The ratio is what to compare over time. Medians of three rounds.
@@ -28,6 +28,7 @@ from stockml.evaluate import VIEWS, makers, walk_tables, walk_views, xgboost_mak
 from stockml.features import feature_columns, make_features
 from stockml.forecaster import CLASSICAL, MODELS, pick_device
 from stockml.ingest import ingest, price_site
+from stockml.journal import ENCODE, Journal, event, files, new_id, pieces, read
 from stockml.prices import read_bars
 from stockml.split import folds
 from stockml.targets import known, make_targets
@@ -158,6 +159,105 @@ def served(soak_s: float) -> list[str]:
     ]
 
 
+def forecast_line() -> dict:
+    "A line as the service writes it: the newest features of AAPL, three horizons, nine quantiles."
+    names, one = feature_columns(features), features[features["ticker"] == "AAPL"].iloc[-1]
+    quantiles = {str(q): .01 * q for q in params.targets.quantiles}
+    forecasts = [{"horizon": h, "target_date": "2017-12-29", "model": "xgboost", "skill": True, "quantiles": quantiles} for h in (1, 5, 21)]
+    return event("stockml.forecast", "forecast of AAPL", forecast_id=new_id(), ticker="AAPL", origin="2017-12-28", close=42.1, bars=520,
+                 model={"name": "xgboost", "version": "0" * 12}, bundle_sha256="0" * 64, input_sha256="0" * 64, forecasts=forecasts,
+                 features={n: float(one[n]) for n in names}, ms=1.)
+
+
+def appending(folder: Path, lines: int = 20_000) -> tuple[float, float]:
+    "Lines a second, one at a time, into a journal; and into a plain file that is forced to the disk as often."
+    line, journal = forecast_line(), Journal(folder / "journal")
+    begun = time.perf_counter()
+    for _ in range(lines):
+        journal.append([line])
+    journal.sync()
+    ours, begun = lines / (time.perf_counter() - begun), time.perf_counter()
+    with (folder / "plain").open("ab", buffering=0) as f:
+        for n in range(lines):
+            f.write(ENCODE(line) + b"\n")
+            if n % 1000 == 999:
+                os.fsync(f.fileno())
+    return ours, lines / (time.perf_counter() - begun)
+
+
+MILLION = """
+import sys, time, resource
+from datetime import date
+from pathlib import Path
+from stockml.bundle import load_bundle
+from stockml.config import load_params
+from stockml.monitor import Case, all_checks
+from stockml.prices import read_bars
+root, journal, snapshot = map(Path, sys.argv[1:])
+begun, bars = time.perf_counter(), read_bars(snapshot, "2017-12-29")
+bundle = load_bundle(root / "models/champion")
+all_checks(Case(date(2017, 12, 29), bars, bundle, root / "models/champion", journal, load_params()))
+print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def a_million(folder: Path) -> tuple[float, float, float]:
+    "Seconds and GiB of all monitors over a million journaled forecasts, twenty stocks a day; seconds to read those bytes."
+    line, journal = forecast_line(), Journal(folder / "journal")
+    days = [str(d)[:10] for d in np.sort(bars.loc[bars["date"] < "2017-12-29", "date"].unique())[::-1]]
+    for n in range(50_000):
+        for ticker in bars["ticker"].unique():
+            line["stockml"] |= {"forecast_id": new_id(), "ticker": ticker, "origin": days[n % len(days)]}
+            journal.append([line])
+    journal.sync()
+    begun = time.perf_counter()
+    for path in files(folder / "journal"):
+        for piece in pieces(path):
+            piece.count(b"\n")
+    floor = time.perf_counter() - begun
+    out = subprocess.run([sys.executable, "-c", MILLION, ROOT, folder / "journal", SNAPSHOT], capture_output=True, text=True, check=True)
+    return *map(float, out.stdout.split()), floor
+
+
+def asked_why(folder: Path) -> tuple[float, float]:
+    "Seconds that `stockml why` takes; and those that Python takes to load pandas and XGBoost."
+    journal = Journal(folder / "asked")
+    journal.append([line := forecast_line()])
+    journal.sync()
+    ask, floor = [["stockml", "why", line["stockml"]["forecast_id"]], [sys.executable, "-c", "import pandas, xgboost"]]
+    env = {**os.environ, "STOCKML_JOURNAL": str(folder / "asked"), "STOCKML_ROOT": str(ROOT)}
+    run = lambda argv: subprocess.run(argv, cwd=ROOT, env=env, check=True, capture_output=True)  # noqa: E731
+    return compare(lambda: run(ask), lambda: run(floor))[:2]
+
+
+def production(million: bool) -> list[str]:
+    "The journal, the monitors, why."
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours, plain = appending(folder)
+        why, load = asked_why(folder)
+        lines = [f"| journal, one line at a time, one process | {ours:,.0f}/s | a plain file, forced to the disk as often | {plain:,.0f}/s | "
+                 f"{plain / ours:.2f} (theirs over ours) | 5,000/s |",
+                 f"| `stockml why` | {why:.2f} s | Python loads pandas and XGBoost | {load:.2f} s | {why / load:.2f} | 2 s |"]
+        if million:
+            shutil.rmtree(folder / "journal")
+            seconds, memory, floor = a_million(folder)
+            lines.append(f"| all monitors over a million journaled forecasts | {seconds:.1f} s, {memory:.2f} GiB | reading those bytes | "
+                         f"{floor:.1f} s | {seconds / floor:.1f} | 60 s, 2 GiB |")
+    return lines
+
+
+def lived(days: tuple[str, str] = ("2000-06-01", "2001-05-31")) -> list[str]:
+    "A year of production, looked at weekly, retrained monthly: the first model's training, then the days."
+    with tempfile.TemporaryDirectory() as name:
+        ask = ["stockml", "replay", "--from", days[0], "--folder", f"{name}/replay", "--set", "retrain.every=21", "--to"]
+        first = timed(lambda: subprocess.run([*ask, days[0]], cwd=ROOT, check=True, capture_output=True))
+        year = timed(lambda: subprocess.run([*ask, days[1]], cwd=ROOT, check=True, capture_output=True))
+        trained = sum(1 for _ in read(Path(name) / "replay/journal", "stockml.retrain")) - 1
+    return [f"| replay of a year, {trained} retrainings | {year:.0f} s | its clone, first model and first day | {first:.0f} s | "
+            f"{year / first:.1f} | 600 s |"]
+
+
 def on_gpu() -> list[str]:
     "The same fit on a GPU, if there is one."
     if pick_device("auto") != "cuda":
@@ -196,6 +296,7 @@ def whole() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--whole", action="store_true", help="also make run in a clean clone")
+    parser.add_argument("--replay", action="store_true", help="also replay a year (10 minutes)")
     parser.add_argument("--soak", type=float, default=600, help="seconds of full load on the service; 0 = none")
     given = parser.parse_args()
     lines = whole() if given.whole else []
@@ -203,7 +304,7 @@ def main() -> None:
         a, b, ratio = compare(work, floor)
         lines.append(f"| {name} | {a:.2f} s | {floor_name} | {b:.2f} s | {ratio:.2f} | {limit} |")
         print(lines[-1], flush=True)
-    lines += on_gpu() + served(given.soak) + again()
+    lines += on_gpu() + production(million=True) + served(given.soak) + again() + (lived() if given.replay else [])
     head = ["# Performance", "", __doc__.split("\n\n")[1].strip(), "",
             f"Measured on {time.strftime('%Y-%m-%d')} with `make bench`: {os.cpu_count()} cores ({platform.machine()}), "
             f"Python {platform.python_version()}, XGBoost {xgb.__version__}, pandas {pd.__version__}.", "",
