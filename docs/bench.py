@@ -1,4 +1,4 @@
-"""Measure speed and size, and write docs/PERFORMANCE.md: `make bench`; with WHOLE=1 the clean clone and a replayed year too (20 minutes more).
+"""Measure speed and size, and write docs/PERFORMANCE.md: `make bench`; with WHOLE=1 the clean clone and a replayed year too (20 minutes).
 
 Machines differ and are noisy, so each figure stands beside a floor that ran in turns with it: the same work with the part that is ours
 left out. The ratio is what to compare over time. Medians of three rounds.
@@ -236,7 +236,7 @@ def production(million: bool) -> list[str]:
         folder = Path(name)
         ours, plain = appending(folder)
         why, load = asked_why(folder)
-        lines = [f"| journal, one line at a time, one process | {ours:,.0f}/s | a plain file, forced to the disk as often | {plain:,.0f}/s | "
+        lines = [f"| journal, one line at a time | {ours:,.0f}/s | a plain file, forced to the disk as often | {plain:,.0f}/s | "
                  f"{plain / ours:.2f} (theirs over ours) | 5,000/s |",
                  f"| `stockml why` | {why:.2f} s | Python loads pandas and XGBoost | {load:.2f} s | {why / load:.2f} | 2 s |"]
         if million:

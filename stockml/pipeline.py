@@ -7,6 +7,7 @@ __all__ = ['CHATTER', 'Stage', 'read_stage', 'stage_names', 'run_stage', 'Pipeli
            'leash', 'Log']
 
 # %% ../nbs/24_pipeline.ipynb #a0c0a090
+import contextlib
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ import yaml
 
 from . import tracking
 from .config import BadInput, Params, StockmlError, load_params, project_root
-from .files import lock, read_json, sha256
+from .files import atomic, lock, read_json, sha256
 from .runner import checked, run_notebook, to_html
 
 # %% ../nbs/24_pipeline.ipynb #56f0d93b
@@ -78,12 +79,14 @@ def run_stage(
     "Run one stage and record it. `BadInput` or `StockmlError` in one line if it fails."
     root, stage = project_root(), read_stage(name)
     parameters = checked(root / stage.notebook, parameters or {})
-    client = tracking.connect()
-    run = os.environ["MLFLOW_RUN_ID"] = tracking.join_run(client, name)
+    run = os.environ["MLFLOW_RUN_ID"] = _run_of(root, name)
     alone = tracking.TOKEN not in os.environ
     executed, begun = root / "runs" / f"{name}.ipynb", time.monotonic()
+    (loading := threading.Thread(target=_load, daemon=True)).start()
     try:
         run_notebook(root / stage.notebook, executed, parameters, cwd=root, timeout_s=timeout_s)
+        loading.join()
+        client = tracking.connect()
         to_html(executed, executed.with_suffix(".html"))
         metrics = {k: v for path in stage.metrics for k, v in read_json(root / path).items()}
         _record(client, run, stage, parameters, metrics | {"seconds": time.monotonic() - begun}, executed)
@@ -96,6 +99,25 @@ def run_stage(
     return run
 
 # %% ../nbs/24_pipeline.ipynb #df1391fe
+def _run_of(root: Path, stage: str) -> str:
+    "The MLflow run of this stage. The first one of a pipeline run makes it, and leaves its id for the others: to ask takes seconds."
+    token = os.environ.get(tracking.TOKEN)
+    note = root / f"runs/.{token}.run"
+    if token and note.exists():
+        return note.read_text()
+    run = tracking.join_run(tracking.connect(), stage)
+    if token:
+        with atomic(note) as tmp:
+            tmp.write_text(run)
+    return run
+
+
+def _load() -> None:
+    "While the notebook's kernel loads what it needs, load what the record of it will need."
+    with contextlib.suppress(StockmlError): # said when it is needed
+        tracking.connect()
+
+
 def _record(client: Any, run: str, stage: Stage, given: dict, metrics: dict, executed: Path) -> None:
     "Tell MLflow what a stage read, what its notebook was given, and what it left."
     root, params = project_root(), load_params(changes=given.get("changes", {}))
@@ -156,6 +178,7 @@ def _all_lines(root: Path, token: str, params: Params, force: bool, upto: str | 
 
 def _close(token: str, ok: bool) -> str | None:
     "End the MLflow run of a pipeline run, if a stage came as far as to make it."
+    (project_root() / f"runs/.{token}.run").unlink(missing_ok=True)
     if run := tracking.current_run(token):
         tracking.end_run(run, ok)
     return run
