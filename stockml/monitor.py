@@ -115,6 +115,8 @@ def drift_check(
     "Does the market still look like the one before?"
     share = case.params.drift.share
     limits = share / 2, share
+    if case.bars.empty:
+        return check("drift", np.nan, limits, "there are no bars")
     try:
         inputs = model_inputs(case.bundle, make_features(case.bars))
         found = drift_report(windows(inputs, case.params.drift), case.params.drift)

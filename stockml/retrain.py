@@ -50,6 +50,7 @@ def set_params(
     load_params(path)
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1000
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null")) # not empty
     values = yaml.load(path.read_text())
     for key, value in changes.items():
         section, _, name = key.partition(".")
