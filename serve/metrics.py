@@ -1,18 +1,25 @@
 "What Prometheus is told. Labels take few values, all of them ours: never a path, a ticker or a name that a client chose."
 
+import math
 import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from stockml.config import BadInput
+from stockml.files import read_json
+from stockml.journal import STATE
+
 from .forecasts import Served
 
 LATENCIES = (.0005, .001, .002, .003, .005, .0075, .01, .015, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
+STATES = {"ok": 0, "warn": 1, "alarm": 2, "unknown": -1}
 FIELDS = {"ticker", "date", "open", "high", "low", "close", "adj_close", "volume", "bars", "horizons", "series", "body"}
 
 ours = CollectorRegistry()  # of this process; with several workers, their files are read instead
@@ -55,6 +62,29 @@ class ModelFacts(Collector):
                 yield GaugeMetricFamily(f"stockml_model_{name}_seconds", f"Time since {what}.", value=age)
 
 
+class Monitors(Collector):
+    "What the monitors of production said last, if they ever ran: it stands beside the journal."
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        state = GaugeMetricFamily("stockml_monitor_state", "0 ok, 1 warn, 2 alarm, -1 unknown.", labels=["monitor"])
+        value = GaugeMetricFamily("stockml_monitor_value", "What a monitor measured last.", labels=["monitor"])
+        for name, check in _checks().items():
+            state.add_metric([name], STATES[check["state"]])
+            if check["value"] is not None:
+                value.add_metric([name], float(check["value"]))
+        yield from (family for family in (state, value) if family.samples)
+
+
+def _checks() -> dict[str, dict]:
+    "The newest checks; none where there is no such file, or a damaged one."
+    folder = os.environ.get("STOCKML_JOURNAL")
+    try:
+        checks = read_json(Path(folder) / STATE) if folder else {}
+        return {str(name): c for name, c in checks.items() if c["state"] in STATES and math.isfinite(0 if c["value"] is None else c["value"])}
+    except (BadInput, AttributeError, TypeError, KeyError, OverflowError):
+        return {}
+
+
 def _instant(text: object) -> datetime | None:
     "A time of the manifest; none if it holds none."
     try:
@@ -68,6 +98,7 @@ def exposition(served: Served) -> bytes:
     "All metrics as Prometheus reads them; those of all workers together, if there are several."
     facts = CollectorRegistry()
     facts.register(ModelFacts(served))
+    facts.register(Monitors())
     counted = ours
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(counted := CollectorRegistry())

@@ -24,7 +24,7 @@ import yaml
 
 from . import tracking
 from .config import BadInput, Params, StockmlError, load_params, project_root
-from .files import atomic, lock, read_json, sha256
+from .files import lock, read_json, sha256, write_json
 from .runner import checked, run_notebook, to_html
 
 # %% ../nbs/24_pipeline.ipynb #56f0d93b
@@ -101,14 +101,13 @@ def run_stage(
 # %% ../nbs/24_pipeline.ipynb #df1391fe
 def _run_of(root: Path, stage: str) -> str:
     "The MLflow run of this stage. The first one of a pipeline run makes it, and leaves its id for the others: to ask takes seconds."
-    token = os.environ.get(tracking.TOKEN)
+    token, uri = os.environ.get(tracking.TOKEN), tracking.at_hand()
     note = root / f"runs/.{token}.run"
-    if token and note.exists():
-        return note.read_text()
+    if token and note.exists() and (kept := read_json(note))["uri"] == uri: # else the server is gone, or back
+        return kept["run"]
     run = tracking.join_run(tracking.connect(), stage)
     if token:
-        with atomic(note) as tmp:
-            tmp.write_text(run)
+        write_json(note, {"uri": uri, "run": run})
     return run
 
 
@@ -142,6 +141,7 @@ def run_pipeline(
 ) -> PipelineRun:
     "Bring everything up to date with DVC. `BadInput` if another run is under way; else the stage's own error, in one line."
     root, begun, seen, ok = project_root(), time.monotonic(), Log(), False
+    tracking.at_hand() # once a run
     params = check_run(load_params()) # a slip in params.yaml or dvc.yaml is told before anything starts
     _stages()
     token = uuid.uuid4().hex

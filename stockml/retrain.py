@@ -6,6 +6,7 @@
 __all__ = ['reason_to_retrain', 'set_params', 'retrain', 'record_version']
 
 # %% ../nbs/30_retrain.ipynb #8aec3242
+import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
 from .config import BadInput, Retrain, StockmlError, load_params
 from .files import atomic, read_json
 from .journal import Journal, event
-from .lineage import code_version, now, who
+from .lineage import now, who
 from .monitor import Check
 from .pipeline import run_pipeline
 from .prices import sessions
@@ -43,19 +46,32 @@ def set_params(
     path: Path, # params.yaml, replaced atomically
     changes: dict[str, Any], # dotted key -> plain value
 ) -> None:
-    "Change values of a params.yaml for good. `BadInput` if the file is then none; it stays as it was."
+    "Change values of a params.yaml for good. `BadInput` if the file is none, or would be; it stays as it was."
+    load_params(path)
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1000
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null")) # not empty
     values = yaml.load(path.read_text())
     for key, value in changes.items():
         section, _, name = key.partition(".")
         if name not in values.get(section, {}):
             raise BadInput(f"{path}: no key {key}")
-        values[section][name] = DoubleQuotedScalarString(value) if isinstance(value, str) else value # ON is no truth value
+        values[section][name] = _quoted(value)
     yaml.dump(values, text := StringIO())
     with atomic(path) as tmp:
         tmp.write_text(text.getvalue())
-        load_params(tmp)
+        try:
+            load_params(tmp)
+        except BadInput as e:
+            raise BadInput(str(e).replace(tmp.name, path.name)) from None
+
+
+def _quoted(value: Any) -> Any:
+    "A value as it is written: text in quotes, since ON is no truth value; a list on one line."
+    if isinstance(value, (list, tuple)):
+        value = CommentedSeq(map(_quoted, value))
+        value.fa.set_flow_style()
+    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
 
 # %% ../nbs/30_retrain.ipynb #9e3176fb
 def retrain(
@@ -90,8 +106,12 @@ def record_version(
 ) -> str | None: # the commit; None without git
     "Commit what leads to this run's data and model: params.yaml, dvc.yaml and dvc.lock, and nothing else."
     files = [f for f in ("params.yaml", "dvc.yaml", "dvc.lock") if (root / f).exists()]
-    done = subprocess.run(["git", "commit", "--quiet", "-m", message, "--only", "--", *files], cwd=root, capture_output=True,
-                          text=True, check=False)
-    if done.returncode and "nothing to commit" not in done.stdout + done.stderr and code_version()["commit"]:
-        raise StockmlError(f"git commit in {root}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    return code_version()["commit"]
+    git = lambda *args: subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=False) # noqa: E731
+    if not shutil.which("git") or git("rev-parse", "--git-dir").returncode:
+        return None
+    git("add", "--intent-to-add", "--", *files) # the first lock is new to git
+    if git("diff", "--quiet", "HEAD", "--", *files).returncode:
+        done = git("commit", "--quiet", "-m", message, "--only", "--", *files)
+        if done.returncode:
+            raise StockmlError(f"git commit in {root}: {((done.stderr or done.stdout).strip() or '?').splitlines()[-1]}")
+    return git("rev-parse", "HEAD").stdout.strip()

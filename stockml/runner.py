@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nbformat
+sys.modules.setdefault("rfc3987_syntax", None) # jsonschema would build a grammar of it for a second: no notebook holds such addresses
+import nbformat # noqa: E402
 
 from .config import BadInput, StockmlError
 from .files import atomic

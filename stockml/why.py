@@ -12,6 +12,7 @@ import html
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,13 +34,12 @@ def unusual(
 ) -> dict[str, Any]: # probability (of a return as low or lower), words
     "Where an outcome lies in its forecast."
     levels, q = np.array([float(x) for x in quantiles]), np.array([*quantiles.values()])
-    side, edge = ("below", 0) if realized < 0 else ("above", -1)
-    tail = levels[0] if realized < 0 else 1 - levels[-1]
     if q[0] <= realized <= q[-1]:
         p = float(np.interp(realized, q, levels))
         return {"probability": p, "words": f"{p:.1%} of the outcomes were expected to be as low or lower"}
+    side, edge, tail = ("below", 0, levels[0]) if realized < q[0] else ("above", -1, 1 - levels[-1])
     times = f", {realized / q[edge]:.1f} times as far from zero" if q[edge] * realized > 0 else ""
-    return {"probability": float(levels[0] if realized < q[0] else levels[-1]),
+    return {"probability": float(levels[edge]),
             "words": f"{side} the {levels[edge]:.1%} quantile{times}: less than one day in {1 / tail:.0f} was expected to be so"}
 
 # %% ../nbs/32_why.ipynb #88650364
@@ -56,7 +56,7 @@ def lines_before(
     for path in reversed(paths):
         text = path.read_bytes()
         if path == found.path:
-            text = b"".join(text.splitlines(keepends=True)[:found.number])
+            text = b"\n".join(text.split(b"\n")[:found.number])
         yield from reversed(_of(text, dataset))
 
 
@@ -70,7 +70,7 @@ def lines_after(
         skip = found.number if path == found.path else 0
         for piece in pieces(path):
             count = piece.count(b"\n")
-            yield from _of(b"".join(piece.splitlines(keepends=True)[skip:]), dataset)
+            yield from _of(b"\n".join(piece.split(b"\n")[skip:]), dataset)
             skip = max(0, skip - count)
 
 
@@ -123,8 +123,9 @@ def model_of(
     "Find a bundle: among the models at hand, or in MLflow."
     for name in ("champion", "challenger"):
         folder = root / "models" / name
-        if folder.exists() and (bundle := load_bundle(folder)).version == version:
-            return Model(bundle, str(folder))
+        with suppress(BadInput): # damaged, or none: it is another's trouble if this is not the one
+            if (bundle := load_bundle(folder)).version == version:
+                return Model(bundle, str(folder))
     run = decision and decision.get("run_id")
     if not run:
         return Model(None, f"model {version} is not at hand, and no decision of the gate names its run")
@@ -269,7 +270,7 @@ def _gate(d: dict[str, Any] | None) -> list[str]:
     verdict = "promoted" if d["promoted"] else "refused: " + "; ".join(d["reasons"])
     return [f"{d['time']}, {d['who']}: {verdict}",
             *(f"h={e['horizon']}: {e['ratio']:.4f} times the loss of {e['against']} (p = {e['dm_p']:.2g}), 95% held {e['cover_95']:.1%}"
-              for e in d["evidence"])]
+              for e in ({k: math.nan if v is None else v for k, v in e.items()} for e in d["evidence"]))]
 
 
 def _bot(days: list[dict[str, Any]]) -> list[str]:
