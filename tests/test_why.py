@@ -340,8 +340,8 @@ def test_no_journal_is_one_line(here, tmp_path):
 
 
 def test_it_answers_without_the_heavy_libraries(here, shop):
-    code = ("import sys; from stockml.cli import main; import atexit\n"
-            "atexit.register(lambda: print(sorted({'mlflow', 'evidently', 'matplotlib', 'arch', 'optuna', 'papermill', 'dask'} & set(sys.modules)),"
-            " file=sys.stderr))\nmain()")
+    heavy = {"mlflow", "evidently", "matplotlib", "arch", "optuna", "papermill", "dask"}
+    code = ("import atexit, sys; from stockml.cli import main\n"
+            f"atexit.register(lambda: print(sorted({heavy} & set(sys.modules)), file=sys.stderr))\nmain()")
     done = subprocess.run([sys.executable, "-c", code, "why", id_of(shop[1]["gjr", "KO"])], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
