@@ -80,7 +80,8 @@ def _checks() -> dict[str, dict]:
     folder = os.environ.get("STOCKML_JOURNAL")
     try:
         checks = read_json(Path(folder) / STATE) if folder else {}
-        return {str(name): c for name, c in checks.items() if c["state"] in STATES and math.isfinite(0 if c["value"] is None else c["value"])}
+        finite = {str(name): c for name, c in checks.items() if c["value"] is None or math.isfinite(c["value"])}
+        return {name: c for name, c in finite.items() if c["state"] in STATES}
     except (BadInput, AttributeError, TypeError, KeyError, OverflowError):
         return {}
 

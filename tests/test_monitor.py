@@ -127,7 +127,8 @@ def test_what_is_said_are_the_newest_days_that_are_due(case, honest):
 
 
 @pytest.mark.parametrize(("width", "bias", "expected"), [
-    (.4, 0., {"coverage": "alarm", "pinball": "alarm"}), (4., 0., {"coverage": "alarm"}), (1., .05, {"coverage": "alarm", "pinball": "alarm"}),
+    (.4, 0., {"coverage": "alarm", "pinball": "alarm"}), (4., 0., {"coverage": "alarm"}),
+    (1., .05, {"coverage": "alarm", "pinball": "alarm"}),
 ])
 def test_forecasts_that_are_wrong_are_an_alarm(case, honest, width, bias, expected):
     told(case, honest[honest["origin"] >= "2003-09-01"], width, bias)
@@ -280,7 +281,7 @@ def test_without_bars_every_monitor_still_speaks(case):
 
 class Page(HTMLParser):
     "A page whose tags are balanced, its texts, and all that it would load."
-    VOID = {"meta", "br", "link", "img"}
+    VOID = frozenset(("meta", "br", "link", "img"))
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)

@@ -55,14 +55,15 @@ def test_a_change_is_one_line_and_all_comments_stay(params):
     set_params(params, {"data.as_of": "2020-05-29"})
     after = params.read_text().splitlines()
     assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [
-        ('  as_of: "2026-08-05"       # nothing later is seen, by anything', '  as_of: "2020-05-29"       # nothing later is seen, by anything')]
+        ('  as_of: "2026-08-05"       # nothing later is seen, by anything',
+         '  as_of: "2020-05-29"       # nothing later is seen, by anything')]
     set_params(params, {"data.as_of": "2026-08-05"})
     assert params.read_text().splitlines() == before
 
 
 def test_every_kind_of_value_is_read_back_as_it_was_given(params):
-    given = {"data.tickers": ["ON", "NO", "TRUE", "1E5", "AAPL"], "targets.horizons": [1, 5, 21], "model.threads": 1, "bot.risk_budget": .05,
-             "bot.ticker": "ON", "data.base_url": None, "gate.coverage_95": [.9, .99], "data.as_of": "2020-02-29", "retrain.on_alarm": []}
+    given = {"data.tickers": ["ON", "NO", "TRUE", "1E5", "AAPL"], "targets.horizons": [1, 5, 21], "model.threads": 1,
+             "bot.risk_budget": .05, "bot.ticker": "ON", "data.base_url": None, "gate.coverage_95": [.9, .99], "data.as_of": "2020-02-29", "retrain.on_alarm": []}
     set_params(params, given)
     read = load_params(params)
     found = {k: getattr(getattr(read, k.split(".")[0]), k.split(".")[1]) for k in given}
@@ -70,7 +71,8 @@ def test_every_kind_of_value_is_read_back_as_it_was_given(params):
     assert plain == given
     assert yaml.safe_load(params.read_text())["data"]["tickers"] == ["ON", "NO", "TRUE", "1E5", "AAPL"]
     text = params.read_text()
-    for comment in ("[]: all that the source lists", "sessions: a day, a week", "the saved model always runs on a CPU", "null: start the bundled site"):
+    for comment in ("[]: all that the source lists", "sessions: a day, a week", "the saved model always runs on a CPU",
+                    "null: start the bundled site"):
         assert comment in text
     set_params(params, {"model.seed": 18})  # and again, on what we wrote
     assert load_params(params).data.tickers == read.data.tickers
