@@ -121,11 +121,13 @@ def aftermath_text(
                      f"{s['worst_day_return']:>+7.1%} {crash:>14}")
     lines += ["", f"Budget: {facts['budget']['says']}", "", "Models:", *(f"  {t['as_of']}  {_verdict(t)}" for t in facts["trainings"])]
     lines += ["", "Live forecasts against their outcomes:",
-              *(f"  {s['horizon']:>2} sessions: {s['days']} days, 80% held {s['cover_80']:.1%}, 95% held {s['cover_95']:.1%}" for s in facts["live"])]
+              *(f"  {s['horizon']:>2} sessions: {s['days']} days, 80% held {s['cover_80']:.1%}, 95% held {s['cover_95']:.1%}"
+                for s in facts["live"])]
     lines += ["", "Monitors that changed their state:",
               *(f"  {c['as_of']}  {c['monitor']}: {c['before']} → {c['state']}; {c['text']}" for c in facts["monitors"] if _matters(c))]
     why = f"stockml why {worst['forecast_id']} --folder REPLAY" if worst["forecast_id"] else ""
-    return "\n".join([head, *lines, "", f"On {worst['date']} {bot['ticker']} moved {worst['return']:+.1%}. How did you not see it coming? {why}"])
+    asked = f"On {worst['date']} {bot['ticker']} moved {worst['return']:+.1%}. How did you not see it coming? {why}".rstrip()
+    return "\n".join([head, *lines, "", asked])
 
 
 def _verdict(t: dict[str, Any]) -> str:

@@ -175,7 +175,8 @@ class Service:
     ):
         root = project_root()
         self.root, self.timeout_s, self.process, self.url = root, timeout_s, None, ""
-        self.env = {**os.environ, "STOCKML_MODEL": str(model or root / "models/champion"), "STOCKML_ROOT": str(root),
+        mine = {k: v for k, v in os.environ.items() if k not in ("STOCKML_API_KEYS_FILE", "STOCKML_RATE_LIMIT")} # it is for us alone
+        self.env = {**mine, "STOCKML_MODEL": str(model or root / "models/champion"), "STOCKML_ROOT": str(root),
                     "HOST": "127.0.0.1", "WEB_CONCURRENCY": "1", **env}
 
     def __enter__(self) -> "Service":

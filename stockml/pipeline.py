@@ -78,6 +78,7 @@ def run_stage(
     "Run one stage and record it. `BadInput` or `StockmlError` in one line if it fails."
     root, stage = project_root(), read_stage(name)
     parameters = checked(root / stage.notebook, parameters or {})
+    tracking.fall_back()
     client = tracking.connect()
     run = os.environ["MLFLOW_RUN_ID"] = tracking.join_run(client, name)
     alone = tracking.TOKEN not in os.environ
@@ -122,6 +123,7 @@ def run_pipeline(
     root, begun, seen, ok = project_root(), time.monotonic(), Log(), False
     params = check_run(load_params()) # a slip in params.yaml or dvc.yaml is told before anything starts
     _stages()
+    tracking.fall_back(say) # once here instead of once a stage
     token = uuid.uuid4().hex
     with lock(root / "runs/.lock", what="run of the pipeline"):
         try:
@@ -130,6 +132,7 @@ def run_pipeline(
                     say(shown)
             ok = seen.error is None
         finally:
+            tracking.fall_back(say) # it may have gone down in the meantime, as the stages have then noticed
             run = _close(token, ok) if seen.ran else None
     if not ok:
         raise seen.error
