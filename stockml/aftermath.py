@@ -58,6 +58,8 @@ def aftermath(
 ) -> dict[str, Any]: # bot, strategies, worst, budget, trainings, alarms, live
     "What came of a replay; draws reports/equity.png, replay.html and why.html. `BadInput` if there is none."
     params, days = load_params(root / "params.yaml"), bot_days(root / "journal")
+    if len(days) < 2:
+        raise BadInput(f"{root}: one day is lived so far; a second one is needed to tell what came of it")
     bars = read_bars(root / "data/bars.parquet")
     name, last = days["ticker"].iloc[0], days.index[-1]
     runs = rivals(days, bars[(bars["ticker"] == name) & (bars["date"] <= last)].reset_index(drop=True), params)
@@ -124,11 +126,13 @@ def aftermath_text(
                      f"{s['worst_day_return']:>+7.1%} {crash:>14}")
     lines += ["", f"Budget: {facts['budget']['says']}", "", "Models:", *(f"  {t['as_of']}  {_verdict(t)}" for t in facts["trainings"])]
     lines += ["", "Live forecasts against their outcomes:",
-              *(f"  {s['horizon']:>2} sessions: {s['days']} days, 80% held {s['cover_80']:.1%}, 95% held {s['cover_95']:.1%}" for s in facts["live"])]
+              *(f"  {s['horizon']:>2} sessions: {s['days']} days, 80% held {s['cover_80']:.1%}, 95% held {s['cover_95']:.1%}"
+                for s in facts["live"])]
     lines += ["", "Monitors that changed their state:",
               *(f"  {c['as_of']}  {c['monitor']}: {c['before']} → {c['state']}; {c['text']}" for c in facts["monitors"] if _matters(c))]
     why = f"stockml why {worst['forecast_id']} --folder REPLAY" if worst["forecast_id"] else ""
-    return "\n".join([head, *lines, "", f"On {worst['date']} {bot['ticker']} moved {worst['return']:+.1%}. How did you not see it coming? {why}"])
+    asked = f"On {worst['date']} {bot['ticker']} moved {worst['return']:+.1%}. How did you not see it coming? {why}".rstrip()
+    return "\n".join([head, *lines, "", asked])
 
 
 def _verdict(t: dict[str, Any]) -> str:

@@ -616,7 +616,7 @@ def history(
 # %% ../nbs/34_cli.ipynb #666a0ab3
 @app.command()
 def retrain(
-    as_of: Annotated[str | None, typer.Option(help="The newest day that the model may see; default: today's, as far as the source goes.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="The newest day that the model may see; default: today.")] = None,
     reason: Annotated[str, typer.Option(help="Why; stands in the journal and in the commit.")] = "by hand",
     as_json: AsJson = False,
 ) -> None:
@@ -661,7 +661,7 @@ def monitor(
 def replay(
     first: Annotated[str, typer.Option("--from", help="First day.")] = "2000-06-01",
     last: Annotated[str, typer.Option("--to", help="Last day.")] = "2001-06-30",
-    folder: Annotated[Path, typer.Option(help="Where it lives: a clone of this project, with data and models of its own.")] = Path("replay"),
+    folder: Annotated[Path, typer.Option(help="Where it lives: a clone, with data and models of its own.")] = Path("replay"),
     changes: Changes = [], # noqa: B006
     as_json: AsJson = False,
 ) -> None:

@@ -173,18 +173,14 @@ class Service:
         timeout_s: float = 60, # until it answers
         **env: str, # more of its environment, e.g. STOCKML_JOURNAL
     ):
-        root = project_root()
-        self.root, self.timeout_s, self.process, self.url = root, timeout_s, None, ""
-        self.env = {**os.environ, "STOCKML_MODEL": str(model or root / "models/champion"), "STOCKML_ROOT": str(root),
-                    "HOST": "127.0.0.1", "WEB_CONCURRENCY": "1", **env}
+        self.root, self.timeout_s = project_root(), timeout_s
+        self.env = {"STOCKML_MODEL": str(model or self.root / "models/champion"), "STOCKML_ROOT": str(self.root), **env}
 
     def __enter__(self) -> "Service":
         "Start. `StockmlError` with its own words if it does not."
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.log, self.url = TemporaryFile("w+"), f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen(command(), cwd=self.root, env=self.env | {"PORT": str(port)}, stdout=self.log, stderr=self.log,
+        port = _free_port()
+        self.log, self.url, env = TemporaryFile("w+"), f"http://127.0.0.1:{port}", _alone(port) | self.env
+        self.process = subprocess.Popen(command(), cwd=self.root, env=env, stdout=self.log, stderr=self.log,
                                         start_new_session=True, preexec_fn=_leash) # Ctrl-C is ours to hear
         try:
             _await(self.process, self.url, self.log, self.timeout_s)
@@ -245,6 +241,18 @@ def service(
 def command() -> list[str]:
     "How the service is started, from the project's root."
     return [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", "serve.app:create_app()"]
+
+
+def _alone(port: int) -> dict[str, str]:
+    "The environment of a service for nobody but us."
+    mine = {k: v for k, v in os.environ.items() if k not in ("STOCKML_API_KEYS_FILE", "STOCKML_RATE_LIMIT")}
+    return mine | {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "1"}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _leash() -> None:

@@ -168,7 +168,7 @@ class Monitor(Section):
     inputs: Limits # share of unknown features or missing stocks beyond the usual
     data_age: Limits # sessions since the newest bar
     model_age: Limits # sessions since the newest day that the champion learnt from
-    halt: Annotated[tuple[Literal["coverage", "pinball", "drift", "inputs", "data", "model"], ...], Field(strict=False)] # in alarm: no trading
+    halt: Annotated[tuple[Literal["coverage", "pinball", "drift", "inputs", "data", "model"], ...], Field(strict=False)] # no trading
 
     @model_validator(mode="after")
     def _ordered(self):

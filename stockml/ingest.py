@@ -46,7 +46,7 @@ def program(
 ) -> Iterator[subprocess.Popen]: # its stdout is a text pipe
     "Run a Python module there; it ends with the block, or with this process."
     with subprocess.Popen([sys.executable, "-m", *args], cwd=scrapy_folder(), stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+                          stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True) as process: # Ctrl-C is ours to hear
         try:
             yield process
         finally:

@@ -12,7 +12,7 @@ import html
 from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -140,7 +140,8 @@ def inputs_check(
     names = [n for n in case.bundle.manifest["features"] if n in table and n in before]
     more = (table[names].isna().mean() - before[names].isna().mean()).clip(lower=0)
     unknown, missing = float(more.mean()), len(gone) / table["ticker"].nunique()
-    text = f"{unknown:.1%} of the features unknown beyond the usual" + (f"; not forecast on {newest}: {', '.join(gone[:5])}" if gone else "")
+    lacking = f"; not forecast on {newest}: {', '.join(gone[:5])}" if gone else ""
+    text = f"{unknown:.1%} of the features unknown beyond the usual{lacking}"
     return check("inputs", max(unknown, missing), limits, text)
 
 # %% ../nbs/29_monitor.ipynb #9b558c7e
@@ -232,7 +233,8 @@ def write_page(
         raise BadInput("no monitor ever ran here: stockml monitor runs them")
     newest = history.groupby("monitor", sort=False).tail(1).sort_values("state", key=lambda s: s.map(_rank), ascending=False)
     worst = max(newest["state"], key=_rank)
-    rows = "".join(f"<tr><td><b>{html.escape(r.monitor)}</b><br><span class='state' style='background:{COLOURS[r.state]}'>{r.state}</span></td><td>"
+    rows = "".join(f"<tr><td><b>{html.escape(r.monitor)}</b><br><span class='state' style='background:{COLOURS[r.state]}'>"
+                   f"{r.state}</span></td><td>"
                    f"{html.escape(r.text)}<br><small>checked as of {r.as_of}; warn from {r.warn:g}, alarm from {r.alarm:g}</small><br>"
                    f"{strip(history[history['monitor'] == r.monitor])}</td></tr>" for r in newest.itertuples())
     body = f"<h1>{html.escape(title)}</h1><p class='sub'>worst state: {worst}; as of {newest['as_of'].max()}</p><table>{rows}</table>"
@@ -249,7 +251,8 @@ def monitor_text(
     checks: Iterable[Check],
 ) -> str:
     "The states as a table for a terminal."
-    return "\n".join(f"{c.monitor:<9} {c.state:<8} {'–' if c.value is None else f'{c.value:g}':>8}  (warn {c.warn:g}, alarm {c.alarm:g})  {c.text}"
+    return "\n".join(f"{c.monitor:<9} {c.state:<8} {'–' if c.value is None else f'{c.value:g}':>8}  (warn {c.warn:g}, "
+                     f"alarm {c.alarm:g})  {c.text}"
                      for c in checks)
 
 

@@ -101,7 +101,8 @@ def run_stage(
 # %% ../nbs/24_pipeline.ipynb #df1391fe
 def _run_of(root: Path, stage: str) -> str:
     "The MLflow run of this stage. The first one of a pipeline run makes it, and leaves its id for the others: to ask takes seconds."
-    token, uri = os.environ.get(tracking.TOKEN), tracking.at_hand()
+    tracking.fall_back()
+    token, uri = os.environ.get(tracking.TOKEN), tracking.tracking_uri()
     note = root / f"runs/.{token}.run"
     if token and note.exists() and (kept := read_json(note))["uri"] == uri: # else the server is gone, or back
         return kept["run"]
@@ -141,9 +142,9 @@ def run_pipeline(
 ) -> PipelineRun:
     "Bring everything up to date with DVC. `BadInput` if another run is under way; else the stage's own error, in one line."
     root, begun, seen, ok = project_root(), time.monotonic(), Log(), False
-    tracking.at_hand() # once a run
     params = check_run(load_params()) # a slip in params.yaml or dvc.yaml is told before anything starts
     _stages()
+    tracking.fall_back(say) # once here instead of once a stage
     token = uuid.uuid4().hex
     with lock(root / "runs/.lock", what="run of the pipeline"):
         try:
@@ -152,6 +153,7 @@ def run_pipeline(
                     say(shown)
             ok = seen.error is None
         finally:
+            tracking.fall_back(say) # it may have gone down in the meantime, as the stages have then noticed
             run = _close(token, ok) if seen.ran else None
     if not ok:
         raise seen.error

@@ -22,7 +22,7 @@ import pandas as pd
 from .bundle import Bundle, load_bundle
 from .config import BadInput, StockmlError
 from .explain import explained, in_words
-from .files import atomic, plain, read_json
+from .files import atomic, plain
 from .journal import LINE, Found, decoded, files, find, pieces
 from .live import with_outcomes
 from .promote import decisions
@@ -236,7 +236,8 @@ def sections(
              *(["WARNING: the bundle found is not the one that made this forecast: their hashes differ"] if m["same"] is False else [])]
     return [("Forecast", [made, f"{by}{f['bars']} bars, SHA-256 {f['input_sha256'][:16]}…, {f['ms']:.1f} ms"]),
             ("What was said, and what happened", [_outcome(o, f["close"]) for o in facts["outcomes"]]),
-            ("Why it was so wide", facts["reasons"]["words"].split("\n\n")), ("The model", [*model, *_training(facts["training"]), *_skill(m)]),
+            ("Why it was so wide", facts["reasons"]["words"].split("\n\n")),
+            ("The model", [*model, *_training(facts["training"]), *_skill(m)]),
             ("The gate", _gate(facts["gate"])),
             ("The monitors at that time", [f"{c['monitor']} was {c['state']} ({c['as_of']}): {c['text']}" for c in facts["monitors"]]
              or ["no monitor had run"]),
@@ -247,7 +248,8 @@ def _outcome(o: dict[str, Any], close: float) -> str:
     q = {float(k): v for k, v in o["quantiles"].items()}
     price = lambda r: f"{close * math.exp(r):,.2f}" # noqa: E731
     said = (f"{o['horizon']} session{'s' if o['horizon'] > 1 else ''}, until {o['target_date']} ({o['model']}, "
-            f"{'skill shown' if o['skill'] else 'no skill shown'}): 95% between {price(q[.025])} and {price(q[.975])}, median {price(q[.5])}")
+            f"{'skill shown' if o['skill'] else 'no skill shown'}): 95% between {price(q[.025])} and {price(q[.975])}, "
+            f"median {price(q[.5])}")
     if "realized" not in o:
         return f"{said}; not due yet"
     return f"{said}; it came to {price(o['realized'])} ({math.expm1(o['realized']):+.1%}): {o['words']}"
