@@ -22,7 +22,7 @@ import pandas as pd
 from .bundle import Bundle, load_bundle
 from .config import BadInput, StockmlError
 from .explain import explained, in_words
-from .files import atomic, plain, read_json
+from .files import atomic, plain
 from .journal import LINE, Found, decoded, files, find, pieces
 from .live import with_outcomes
 from .promote import decisions
@@ -70,13 +70,13 @@ def lines_after(
         skip = found.number if path == found.path else 0
         for piece in pieces(path):
             count = piece.count(b"\n")
-            yield from _of(b"\n".join(piece.split(b"\n")[skip:]), dataset)
+            yield from _of(b"\n".join(piece.split(b"\n")[skip:]) if skip else piece, dataset)
             skip = max(0, skip - count)
 
 
 def _of(text: bytes, dataset: str) -> list[dict[str, Any]]:
     mark = f'"dataset":"{dataset}"'.encode()
-    return decoded(b"".join([x for x in text.splitlines(keepends=True) if mark in x]), LINE)
+    return decoded(b"".join([x for x in text.splitlines(keepends=True) if mark in x]), LINE) if mark in text else []
 
 # %% ../nbs/32_why.ipynb #7dd293e7
 def monitors_then(
