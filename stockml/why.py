@@ -73,7 +73,7 @@ def lines_after(
             yield from _of(b"\n".join(piece.split(b"\n")[skip:]) if skip else piece, dataset)
             skip = max(0, skip - count)
 
-
+# %% ../nbs/32_why.ipynb #54691b41
 def _of(text: bytes, dataset: str) -> list[dict[str, Any]]:
     mark = f'"dataset":"{dataset}"'.encode()
     return decoded(b"".join([x for x in text.splitlines(keepends=True) if mark in x]), LINE) if mark in text else []
@@ -204,7 +204,7 @@ def training_of(
     version = found.line["stockml"]["model"]["version"]
     return next((x["stockml"] for x in lines_before(folder, found, "stockml.retrain") if x["stockml"]["model"]["version"] == version), None)
 
-
+# %% ../nbs/32_why.ipynb #adebc610
 def proofs(root: Path, found: Found, manifest: dict, gate: dict | None, training: dict | None) -> dict[str, str]:
     "Where each fact can be looked up."
     run, commit, data = (manifest.get(k) for k in ("run_id", "commit", "data_sha256"))
@@ -236,7 +236,8 @@ def sections(
              *(["WARNING: the bundle found is not the one that made this forecast: their hashes differ"] if m["same"] is False else [])]
     return [("Forecast", [made, f"{by}{f['bars']} bars, SHA-256 {f['input_sha256'][:16]}…, {f['ms']:.1f} ms"]),
             ("What was said, and what happened", [_outcome(o, f["close"]) for o in facts["outcomes"]]),
-            ("Why it was so wide", facts["reasons"]["words"].split("\n\n")), ("The model", [*model, *_training(facts["training"]), *_skill(m)]),
+            ("Why it was so wide", facts["reasons"]["words"].split("\n\n")),
+            ("The model", [*model, *_training(facts["training"]), *_skill(m)]),
             ("The gate", _gate(facts["gate"])),
             ("The monitors at that time", [f"{c['monitor']} was {c['state']} ({c['as_of']}): {c['text']}" for c in facts["monitors"]]
              or ["no monitor had run"]),
@@ -247,7 +248,8 @@ def _outcome(o: dict[str, Any], close: float) -> str:
     q = {float(k): v for k, v in o["quantiles"].items()}
     price = lambda r: f"{close * math.exp(r):,.2f}" # noqa: E731
     said = (f"{o['horizon']} session{'s' if o['horizon'] > 1 else ''}, until {o['target_date']} ({o['model']}, "
-            f"{'skill shown' if o['skill'] else 'no skill shown'}): 95% between {price(q[.025])} and {price(q[.975])}, median {price(q[.5])}")
+            f"{'skill shown' if o['skill'] else 'no skill shown'}): "
+            f"95% between {price(q[.025])} and {price(q[.975])}, median {price(q[.5])}")
     if "realized" not in o:
         return f"{said}; not due yet"
     return f"{said}; it came to {price(o['realized'])} ({math.expm1(o['realized']):+.1%}): {o['words']}"
@@ -283,7 +285,7 @@ def _bot(days: list[dict[str, Any]]) -> list[str]:
             f"equity {day['equity'] / day['equity_before'] - 1:+.1%} to {day['equity']:,.0f} EUR" for day in days[1:]]
     return out
 
-
+# %% ../nbs/32_why.ipynb #22ac56c5
 def _held(weights: dict[str, float]) -> str:
     return ", ".join(f"{w:.1%} in {t}" for t, w in weights.items() if w) or "nothing"
 
