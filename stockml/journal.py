@@ -105,7 +105,7 @@ def _write(path: Path, data: bytes) -> None:
 BATCH, EVERY_S = 1000, 1.0 # lines, or seconds, after which they are forced to the disk
 ROLL = 64 * 2**20 # bytes after which the next file begins
 
-
+# %% ../nbs/27_journal.ipynb #a24450d0
 class Journal:
     "An append-only folder of lines. `BadInput` where there is no room or no way to write."
 
@@ -134,7 +134,7 @@ class Journal:
             sync(self.path)
         self.waiting, self.synced = 0, time.monotonic()
 
-
+# %% ../nbs/27_journal.ipynb #b582535a
 @contextlib.contextmanager
 def _refusal(folder: Path) -> Iterator[None]:
     try:
@@ -219,7 +219,7 @@ def find(
             before += piece.count(b"\n")
     raise BadInput(f"{forecast_id}: no such forecast in {folder}")
 
-
+# %% ../nbs/27_journal.ipynb #7c140574
 def _distance(path: Path, made: datetime | None) -> tuple[bool, float]:
     "Smallest where a line of that time is most likely: in the file that began last before it."
     with path.open("rb") as f, contextlib.suppress(ValueError, KeyError, msgspec.MsgspecError):

@@ -49,7 +49,7 @@ class Kind(msgspec.Struct):
     "That a line is a forecast's, and no other."
     dataset: Literal["stockml.forecast"]
 
-
+# %% ../nbs/28_live.ipynb #4ea11a66
 class Line(msgspec.Struct):
     "A line of the journal that holds a forecast."
     event: Kind

@@ -79,7 +79,7 @@ def live_checks(
     return [_worst("coverage", [x for m in MEASURES[:2] for x in z[m]], settings.coverage, abs, "{:.1%}"),
             _worst("pinball", z["loss"], settings.pinball, float, "{:.4f}")]
 
-
+# %% ../nbs/29_monitor.ipynb #b785b354
 def _worst(monitor: str, found: list, limits: tuple[float, float], size: Callable, form: str) -> Check:
     "The check of several differences: the largest."
     known = [(h, d) for h, d in found if np.isfinite(d.z)]
@@ -87,8 +87,8 @@ def _worst(monitor: str, found: list, limits: tuple[float, float], size: Callabl
         return check(monitor, np.nan, limits, f"too few outcomes yet ({max((d.days for _, d in found), default=0)} days)")
     h, d = max(known, key=lambda x: size(x[1].z))
     what = {"coverage": "of an interval's outcomes held", "pinball": "loss over width"}[monitor]
-    return check(monitor, size(d.z), limits, f"h={h}: {form.format(d.live)} {what} in {d.days} days, {form.format(d.record)} on record "
-                                             f"({d.z:+.1f} standard errors, + is worse)")
+    return check(monitor, size(d.z), limits, f"h={h}: {form.format(d.live)} {what} in {d.days} days, {form.format(d.record)} "
+                                             f"on record ({d.z:+.1f} standard errors, + is worse)")
 
 # %% ../nbs/29_monitor.ipynb #80021446
 def champion_record(
@@ -125,7 +125,7 @@ def drift_check(
     first = ", ".join(list(found["distances"])[:3])
     return check("drift", found["share"], limits, f"{found['drifted']} of {found['features']} features drifted; most of all {first}")
 
-
+# %% ../nbs/29_monitor.ipynb #cf6c07ae
 def inputs_check(
     case: Case,
 ) -> Check:
@@ -140,8 +140,8 @@ def inputs_check(
     names = [n for n in case.bundle.manifest["features"] if n in table and n in before]
     more = (table[names].isna().mean() - before[names].isna().mean()).clip(lower=0)
     unknown, missing = float(more.mean()), len(gone) / table["ticker"].nunique()
-    lacking = f"; not forecast on {newest}: {', '.join(gone[:5])}" if gone else ""
-    text = f"{unknown:.1%} of the features unknown beyond the usual{lacking}"
+    lost = f"; not forecast on {newest}: {', '.join(gone[:5])}" if gone else ""
+    text = f"{unknown:.1%} of the features unknown beyond the usual{lost}"
     return check("inputs", max(unknown, missing), limits, text)
 
 # %% ../nbs/29_monitor.ipynb #9b558c7e
@@ -233,8 +233,8 @@ def write_page(
         raise BadInput("no monitor ever ran here: stockml monitor runs them")
     newest = history.groupby("monitor", sort=False).tail(1).sort_values("state", key=lambda s: s.map(_rank), ascending=False)
     worst = max(newest["state"], key=_rank)
-    rows = "".join(f"<tr><td><b>{html.escape(r.monitor)}</b><br><span class='state' style='background:{COLOURS[r.state]}'>"
-                   f"{r.state}</span></td><td>"
+    rows = "".join(f"<tr><td><b>{html.escape(r.monitor)}</b><br>"
+                   f"<span class='state' style='background:{COLOURS[r.state]}'>{r.state}</span></td><td>"
                    f"{html.escape(r.text)}<br><small>checked as of {r.as_of}; warn from {r.warn:g}, alarm from {r.alarm:g}</small><br>"
                    f"{strip(history[history['monitor'] == r.monitor])}</td></tr>" for r in newest.itertuples())
     body = f"<h1>{html.escape(title)}</h1><p class='sub'>worst state: {worst}; as of {newest['as_of'].max()}</p><table>{rows}</table>"
@@ -251,9 +251,8 @@ def monitor_text(
     checks: Iterable[Check],
 ) -> str:
     "The states as a table for a terminal."
-    return "\n".join(f"{c.monitor:<9} {c.state:<8} {'–' if c.value is None else f'{c.value:g}':>8}  (warn {c.warn:g}, "
-                     f"alarm {c.alarm:g})  {c.text}"
-                     for c in checks)
+    return "\n".join(f"{c.monitor:<9} {c.state:<8} {'–' if c.value is None else f'{c.value:g}':>8}  "
+                     f"(warn {c.warn:g}, alarm {c.alarm:g})  {c.text}" for c in checks)
 
 
 def run_monitors(

@@ -70,13 +70,13 @@ def lines_after(
         skip = found.number if path == found.path else 0
         for piece in pieces(path):
             count = piece.count(b"\n")
-            yield from _of(b"\n".join(piece.split(b"\n")[skip:]), dataset)
+            yield from _of(b"\n".join(piece.split(b"\n")[skip:]) if skip else piece, dataset)
             skip = max(0, skip - count)
 
-
+# %% ../nbs/32_why.ipynb #54691b41
 def _of(text: bytes, dataset: str) -> list[dict[str, Any]]:
     mark = f'"dataset":"{dataset}"'.encode()
-    return decoded(b"".join([x for x in text.splitlines(keepends=True) if mark in x]), LINE)
+    return decoded(b"".join([x for x in text.splitlines(keepends=True) if mark in x]), LINE) if mark in text else []
 
 # %% ../nbs/32_why.ipynb #7dd293e7
 def monitors_then(
@@ -204,7 +204,7 @@ def training_of(
     version = found.line["stockml"]["model"]["version"]
     return next((x["stockml"] for x in lines_before(folder, found, "stockml.retrain") if x["stockml"]["model"]["version"] == version), None)
 
-
+# %% ../nbs/32_why.ipynb #adebc610
 def proofs(root: Path, found: Found, manifest: dict, gate: dict | None, training: dict | None) -> dict[str, str]:
     "Where each fact can be looked up."
     run, commit, data = (manifest.get(k) for k in ("run_id", "commit", "data_sha256"))
@@ -248,8 +248,8 @@ def _outcome(o: dict[str, Any], close: float) -> str:
     q = {float(k): v for k, v in o["quantiles"].items()}
     price = lambda r: f"{close * math.exp(r):,.2f}" # noqa: E731
     said = (f"{o['horizon']} session{'s' if o['horizon'] > 1 else ''}, until {o['target_date']} ({o['model']}, "
-            f"{'skill shown' if o['skill'] else 'no skill shown'}): 95% between {price(q[.025])} and {price(q[.975])}, "
-            f"median {price(q[.5])}")
+            f"{'skill shown' if o['skill'] else 'no skill shown'}): "
+            f"95% between {price(q[.025])} and {price(q[.975])}, median {price(q[.5])}")
     if "realized" not in o:
         return f"{said}; not due yet"
     return f"{said}; it came to {price(o['realized'])} ({math.expm1(o['realized']):+.1%}): {o['words']}"
@@ -285,7 +285,7 @@ def _bot(days: list[dict[str, Any]]) -> list[str]:
             f"equity {day['equity'] / day['equity_before'] - 1:+.1%} to {day['equity']:,.0f} EUR" for day in days[1:]]
     return out
 
-
+# %% ../nbs/32_why.ipynb #22ac56c5
 def _held(weights: dict[str, float]) -> str:
     return ", ".join(f"{w:.1%} in {t}" for t, w in weights.items() if w) or "nothing"
 

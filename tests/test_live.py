@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from journals import forecast_line, quantiles_of, world
 
@@ -60,6 +60,7 @@ def test_what_is_no_forecast_is_stepped_over(journal):
     assert made[["forecast_id", "ticker"]].to_numpy().tolist() == [[good["stockml"]["forecast_id"], "KO"]]
 
 
+@example(asked=[("KO", "2001-01-03", many) for many in (False, True, False)], chunk=10**6, roll=10**6)
 @settings(max_examples=40)
 @given(asked=st.lists(st.tuples(st.sampled_from(["KO", "GE"]), st.sampled_from(["2001-01-03", "2001-01-04"]), st.booleans()), max_size=12),
        chunk=st.sampled_from([500, 2000, 10**6]), roll=st.sampled_from([1000, 10**6]))
