@@ -211,6 +211,20 @@ def test_pipeline_runs_what_must_be_run(tiny):
     set_budget(tiny, .02)
 
 
+def test_mlflow_server_that_is_down_stops_nothing(tiny, tmp_path, monkeypatch):
+    "The run is kept in the project, and the gap is said once for both stages."
+    folder = copy_of(tiny, tmp_path)
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    said = []
+    done = run_pipeline(say=said.append)
+    assert done.ran == ["first", "second"]
+    assert [line for line in said if "MLflow" in line] == [said[0]]
+    assert said[0].startswith("MLflow at http://127.0.0.1:9 is down (") and str(folder / "mlflow.db") in said[0]
+    kept = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_run(done.run_id)
+    assert (kept.info.status, set(kept.data.metrics)) == ("FINISHED", {"first.budget", "first.seconds", "second.seconds"})
+
+
 def test_slip_in_params_is_told_before_anything_starts(tiny):
     before = len(runs())
     set_budget(tiny, 2.)

@@ -3,8 +3,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import time
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pytest
@@ -217,3 +220,53 @@ def test_server_that_is_down_is_told_soon(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # no waits between the tries
     assert "does not work" in refused()
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"  # MLflow's own 7 are four silent minutes
+
+
+class TestServerThatIsDown:
+    @pytest.fixture
+    def down(self, monkeypatch, tmp_path) -> str:
+        "The address of a server that is not there."
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("STOCKML_ROOT", str(tmp_path))
+        return uri
+
+    def test_runs_are_kept_here_and_the_gap_is_said_once(self, down, tmp_path, capsys):
+        begun = time.monotonic()
+        tracking.fall_back()
+        tracking.fall_back()  # a child's: it has the environment
+        assert time.monotonic() - begun < 5
+        said = capsys.readouterr().err
+        assert said.startswith(f"MLflow at {down} is down (") and said.count("\n") == 1
+        assert str(tmp_path / "mlflow.db") in said
+        assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+
+    def test_server_that_answers_is_left_in_peace(self, monkeypatch, capsys):
+        "Also one that wants a password; one whose gateway is alone is down."
+        for code, there in ((200, True), (401, True), (502, False)):
+            with server(code) as uri:
+                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+                tracking.fall_back()
+                assert (tracking.tracking_uri() == uri) is there
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@contextmanager
+def server(code: int):
+    "Answers everything with a status."
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = Thread(target=httpd.serve_forever, args=(.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join()
