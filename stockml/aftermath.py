@@ -83,7 +83,7 @@ def _on(run: pd.DataFrame, day: pd.Timestamp) -> float | None:
     "A strategy's return on a day."
     return run["equity"].pct_change().get(day)
 
-
+# %% ../nbs/33_aftermath.ipynb #a28c3432
 def _forecast_before(days: pd.DataFrame, day: pd.Timestamp) -> str | None:
     "The forecast of that day: the one made the day before."
     before = days.loc[:day].iloc[:-1]
@@ -138,7 +138,7 @@ def aftermath_text(
 def _verdict(t: dict[str, Any]) -> str:
     return f"{'promoted' if t['promoted'] else 'refused: ' + '; '.join(t['reasons'])} ({t['reason']})"
 
-
+# %% ../nbs/33_aftermath.ipynb #7e7d0ba9
 def _matters(change: dict[str, Any]) -> bool:
     "That a monitor begins to see is no news."
     return not (change["before"] == "unknown" and change["state"] == "ok")

@@ -214,7 +214,7 @@ def asked(
             else: # a worker that died is being replaced
                 time.sleep(1)
 
-
+# %% ../nbs/25_client.ipynb #af9d05a5
 def until_served(
     service: Service,
     bundle_sha256: str, # of a manifest
@@ -254,7 +254,7 @@ def _free_port() -> int:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
-
+# %% ../nbs/25_client.ipynb #810f6ec5
 def _leash() -> None:
     "In the child, before it starts: end when the parent is gone, however it went (Linux)."
     if hasattr(libc := ctypes.CDLL(None), "prctl"):

@@ -62,7 +62,7 @@ def settle(
         set_params(new / "params.yaml", plain({**spans(first, params), **given, "data.as_of": str(eve(first))}))
         record_version(new, f"A replay from {first} on")
 
-
+# %% ../nbs/31_replay.ipynb #1c1c2cb3
 def checked(
     params: Params,
 ) -> Params: # the same
@@ -89,7 +89,7 @@ def spans(
             "split.forecast_from": str(walked), "split.test_from": str(scored), "search.train_to": str(walked - timedelta(days=1)),
             "search.valid_to": str(scored - timedelta(days=1))}
 
-
+# %% ../nbs/31_replay.ipynb #58826562
 def _git(folder: Path, *args: str) -> str:
     "What git says. `BadInput` if it fails, except that a value that is not set is nothing."
     done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=False)

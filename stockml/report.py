@@ -240,7 +240,7 @@ def write_page(
         tmp.write_text(PAGE.format(title=html.escape(title), subtitle=html.escape(subtitle), body=body))
     return path
 
-
+# %% ../nbs/26_report.ipynb #8871ca69
 def picture(
     folder: Path, # of the plot
     name: str | None, # its file; None = there is none

@@ -63,13 +63,8 @@ def test_a_change_is_one_line_and_all_comments_stay(params):
 
 def test_every_kind_of_value_is_read_back_as_it_was_given(params):
     given = {"data.tickers": ["ON", "NO", "TRUE", "1E5", "AAPL"], "targets.horizons": [1, 5, 21], "model.threads": 1,
-<<<<<<< HEAD
-             "bot.risk_budget": .05, "bot.ticker": "ON", "data.base_url": None, "gate.coverage_95": [.9, .99],
-             "data.as_of": "2020-02-29", "retrain.on_alarm": []}
-=======
              "bot.risk_budget": .05, "bot.ticker": "ON", "data.base_url": None, "gate.coverage_95": [.9, .99], "data.as_of": "2020-02-29",
              "retrain.on_alarm": []}
->>>>>>> t1
     set_params(params, given)
     read = load_params(params)
     found = {k: getattr(getattr(read, k.split(".")[0]), k.split(".")[1]) for k in given}
