@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay readme bench tools quality latency image image-test push release deploy k8s-test \
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay replay-test readme bench tools quality latency image image-test push release deploy k8s-test \
 	lock clean
 
 help: ## list the targets
@@ -32,8 +32,11 @@ lint: setup ## style, floors, workflows
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	zizmor --offline --quiet .github/workflows
 
-unit: setup ## pytest with coverage
-	pytest --cov --cov-report=term-missing
+unit: setup ## pytest with coverage; what lives through replays is replay-test
+	pytest --cov --cov-report=term-missing --ignore=tests/replay
+
+replay-test: setup ## replays that are killed, cut off and shaken, resumed to the same end; ten minutes
+	pytest tests/replay
 
 notebooks: setup ## run every notebook of nbs/ with its outputs compared
 	pytest -q --nbval nbs --ignore=nbs/tutorials --nbval-cell-timeout=300 -p no:cacheprovider

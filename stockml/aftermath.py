@@ -48,7 +48,7 @@ def rivals(
     price = bars.set_index("date")["adj_close"]
     plan = folds(bars["date"], first, params.split.refit_months, params.split.embargo)
     point = naive_points(bars, make_features(bars), plan).reindex(days.index)
-    returns = price.pct_change().reindex(days.index).to_numpy()
+    returns = price.reindex(days.index, method="ffill").pct_change().to_numpy() # the site may have been down at the end
     wanted = {"naive": naive_weights(point.to_numpy()), "buy_and_hold": [1.] * len(days)}
     return {"budget": mine} | {n: run_bot(returns, w, params.bot, kill=False).set_index(days.index) for n, w in wanted.items()}
 

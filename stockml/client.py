@@ -158,10 +158,17 @@ def series_body(
     bars: pd.DataFrame, # of one or more tickers, one below the other
     horizons: tuple[int, ...] | None = None, # sessions; None = all
 ) -> bytes: # JSON, as `POST /v1/forecast` takes it
-    "Many stocks in one request, quickly: unknown values are null."
+    "Many stocks in one request, quickly. Unknown values are left out: the service checks what has nulls twenty times as long."
     rows = bars[BAR_COLUMNS].assign(date=bars["date"].dt.strftime("%Y-%m-%d"), volume=bars["volume"].astype(float))
-    series = [{"ticker": t, "bars": part.drop(columns="ticker").to_dict("records")} for t, part in rows.groupby("ticker", sort=False)]
+    series = [{"ticker": t, "bars": _rows(part.drop(columns="ticker"))} for t, part in rows.groupby("ticker", sort=False)]
     return ENCODE({"series": series} | ({"horizons": list(horizons)} if horizons else {}))
+
+
+def _rows(bars: pd.DataFrame) -> list[dict[str, Any]]:
+    "Rows without their unknown values."
+    known = bars.dropna(axis=1, how="all")
+    rows = known.to_dict("records")
+    return [_present(row) for row in rows] if known.isna().any(axis=None) else rows
 
 # %% ../nbs/25_client.ipynb #00f366e6
 class Service:

@@ -32,7 +32,8 @@ from stockml.features import make_features
 from stockml.prices import read_bars
 from stockml.split import folds
 
-SETTINGS = load_params().bot.model_copy(update={
+BOT = load_params().bot.model_copy(update={"stress_factor": 5., "name_limit": .25})
+SETTINGS = BOT.model_copy(update={
     "capital": 100., "cost_bps": 0., "slippage_bps": 0., "kill_drawdown": .25, "rest_sessions": 3})
 COSTLY = SETTINGS.model_copy(update={"cost_bps": 30., "slippage_bps": 20.})
 
@@ -51,7 +52,7 @@ def bad_day(aapl):
 
 @pytest.fixture(scope="module")
 def runs(aapl, bad_day):
-    return backtest(aapl, bad_day, bad_day * 0 + 1, load_params().bot)
+    return backtest(aapl, bad_day, bad_day * 0 + 1, BOT)
 
 
 # positions
@@ -94,7 +95,7 @@ def test_halted_means_flat_and_says_why(bad, limits):
 
 
 def test_several_stocks_share_one_budget():
-    params = load_params().bot
+    params = BOT
     alone, many = (target_weights({f"S{i}": -.03 for i in range(n)}, params) for n in (1, 9))
     assert alone[0]["S0"] == pytest.approx(stated_limit(params) / params.stress)
     assert sum(many[0].values()) * loss(-.03) == pytest.approx(params.risk_budget)
@@ -104,7 +105,7 @@ def test_several_stocks_share_one_budget():
 
 
 def test_the_defaults_keep_the_stated_limit_in_every_fall_up_to_the_stress_case():
-    params = load_params().bot
+    params = BOT
     for fall in np.linspace(0, params.stress, 50):
         for bad in (-1e-6, -.005, -.02, -.1, -.9):
             weights, _ = target_weights({"A": bad}, params)
@@ -176,7 +177,7 @@ def test_the_backtest_is_the_stepper(returns, wanted):
 
 def report_of(*daily: float, **changes) -> dict:
     equity = 100 * np.cumprod([1., *(1 + d for d in daily)])
-    return budget_report(pd.Series(equity, pd.bdate_range("2000-09-25", periods=len(equity))), load_params().bot.model_copy(update=changes))
+    return budget_report(pd.Series(equity, pd.bdate_range("2000-09-25", periods=len(equity))), BOT.model_copy(update=changes))
 
 
 def test_the_budget_report_by_hand():
@@ -289,9 +290,9 @@ def test_2000_09_29(runs, aapl):
         assert report[name]["return"] == pytest.approx(fall) and report[name]["weight"] == 1
     budget = report["budget"]
     assert budget["return"] == pytest.approx(budget["weight"] * fall, abs=.001)
-    limit = stated_limit(load_params().bot)
+    limit = stated_limit(BOT)
     assert 1 - budget["after"] / budget["before"] < limit == .1
-    told = budget_report(runs["budget"]["equity"], load_params().bot)
+    told = budget_report(runs["budget"]["equity"], BOT)
     assert (told["worst_day"].isoformat(), told["exceeded"]) == ("2000-09-29", 0)
     assert told["worst_return"] == budget["return"] and "The stated limit of 5 budgets, 10.0%, was kept" in told["says"]
     assert summarize(runs["naive"].index, runs["naive"])["worst_day"].isoformat() == "2000-09-29"
@@ -304,7 +305,7 @@ def test_a_day_that_no_run_covers(runs):
 
 
 def test_the_budget_follows_its_forecast_a_session_late(runs, bad_day):
-    run, params = runs["budget"], load_params().bot
+    run, params = runs["budget"], BOT
     assert (run.index == bad_day.index).all() and run["equity"].iloc[0] == params.capital == 200_000
     wanted = np.minimum(stated_limit(params) / params.stress, params.risk_budget / (1 - np.exp(bad_day)))
     alive = ~run["killed"].to_numpy()[1:]
@@ -328,7 +329,7 @@ def test_buy_and_hold_is_the_stock(runs, aapl):
 def test_forecasts_after_a_day_do_not_change_what_the_bot_did_before(runs, aapl, bad_day):
     day = "2000-09-28"
     other = bad_day.where(bad_day.index < day, -.5)
-    again = backtest(aapl, other, bad_day * 0 - 1, load_params().bot)["budget"]
+    again = backtest(aapl, other, bad_day * 0 - 1, BOT)["budget"]
     pd.testing.assert_frame_equal(again[:day], runs["budget"][:day], check_exact=True)
     assert not again.equals(runs["budget"])
 

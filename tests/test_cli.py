@@ -811,7 +811,7 @@ def test_end_of_the_main_job(own_shop, evaluated):
     shutil.copy(evaluated[0], root / "reports")
     facts = call("backtest", "--json").json()
     days = {k: facts["bot"][k] for k in ("from", "to")}
-    write_json(root / "metrics/backtest.json", {**facts["backtest"], "crash": facts["crash"], "days": days})
+    write_json(root / "metrics/backtest.json", {**facts["backtest"], "crash": facts["crash"], "risk": facts["risk"], "days": days})
     write_json(root / "metrics/drift.json", {"alarm": False, "drifted": 0, "features": 40, "missing": []})
     models = {}
     for row in call("score", evaluated[0], "--json").json():

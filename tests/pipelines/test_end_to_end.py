@@ -59,7 +59,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_all_stages_run_and_tell_of_it(main_job, project):
     assert [line[3:] for line in main_job.err.splitlines() if line.startswith("── ")] == STAGES
-    assert re.search(r"AAPL: 6072 new", main_job.err)
+    stored = re.findall(r"^\d/6 (.+): (\d+) new", main_job.err, re.M)  # histories that come together are told of together
+    assert "AAPL" in ", ".join(names for names, _ in stored)
+    assert sum(int(count) for _, count in stored) == len(pd.read_parquet(project / "data/bars.parquet"))
     assert main_job.err.splitlines()[-1].startswith("pipeline: ingest, features,")
 
 
