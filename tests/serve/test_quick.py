@@ -106,7 +106,7 @@ def test_it_is_never_more_lenient(good, changes, plain, top):
     if top and len(changes) == 1:  # not so often: what is wrong at the top hides the rest
         body[top[0]] = top[1]
     for i, key, value in changes:
-        if isinstance(body["bars"], list) and i < len(body["bars"]):
+        if isinstance(body["bars"], list) and i < len(body["bars"]) and isinstance(body["bars"][i], dict):
             body["bars"][i][key] = value
     try:
         same(packed(body))
