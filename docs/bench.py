@@ -251,10 +251,10 @@ def lived(days: tuple[str, str] = ("2000-06-01", "2001-05-31")) -> list[str]:
     "A year of production, looked at weekly, retrained monthly: the first model's training, then the days."
     with tempfile.TemporaryDirectory() as name:
         ask = ["stockml", "replay", "--from", days[0], "--folder", f"{name}/replay", "--set", "retrain.every=21", "--to"]
-        first = timed(lambda: subprocess.run([*ask, days[0]], cwd=ROOT, check=True, capture_output=True))
+        first = timed(lambda: subprocess.run([*ask, "2000-06-02"], cwd=ROOT, check=True, capture_output=True))
         year = timed(lambda: subprocess.run([*ask, days[1]], cwd=ROOT, check=True, capture_output=True))
         trained = sum(1 for _ in read(Path(name) / "replay/journal", "stockml.retrain")) - 1
-    return [f"| replay of a year, {trained} retrainings | {year:.0f} s | its clone, first model and first day | {first:.0f} s | "
+    return [f"| replay of a year, {trained} retrainings | {year:.0f} s | its clone, first model and two days | {first:.0f} s | "
             f"{year / first:.1f} | 600 s |"]
 
 

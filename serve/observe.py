@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import ServiceUnavailable
 
-from stockml.config import BadInput
+from stockml.config import StockmlError
 from stockml.journal import Journal
 from stockml.prices import session_after
 
@@ -83,7 +83,7 @@ def observe_forecasts(records: list[dict[str, Any]], journal: Journal | None) ->
     if journal:
         try:
             journal.append(_forecast_lines(g.seen, request.endpoint))
-        except BadInput as e:
+        except StockmlError as e:
             logging.getLogger("serve").error("%s", e)
             g.seen.records = ()
             raise ServiceUnavailable("forecasts cannot be written down, so none are told", retry_after=10) from None

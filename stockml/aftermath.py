@@ -20,7 +20,7 @@ from .journal import read
 from .live import by_day, journaled, with_outcomes
 from .monitor import monitor_history
 from .prices import read_bars
-from .report import write_page, picture
+from .report import picture, write_page
 from .split import folds
 from .why import why, write_answer
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Horizon', 'Forecast', 'Client', 'ask', 'call', 'request_body', 'series_body', 'Service', 'asked', 'until_served',
-           'service', 'command']
+           'command']
 
 # %% ../nbs/25_client.ipynb #8beb1885
 import ctypes
@@ -15,8 +15,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from http.client import HTTPException
@@ -235,16 +233,6 @@ def until_served(
         time.sleep(.1)
 
 # %% ../nbs/25_client.ipynb #bad42b94
-@contextmanager
-def service(
-    model: Path | None = None, # folder of the bundle; None = models/champion of this project
-    timeout_s: float = 60, # until it answers
-) -> Iterator[str]: # its address
-    "Serve a bundle. `StockmlError` with the service's own words if it does not start."
-    with Service(model, timeout_s) as running:
-        yield running.url
-
-
 def command() -> list[str]:
     "How the service is started, from the project's root."
     return [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", "serve.app:create_app()"]

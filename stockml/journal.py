@@ -27,11 +27,9 @@ ENCODE = msgspec.json.Encoder().encode # NaN and infinity become null
 ECS = "8.11.0"
 
 
-def instant(
-    at: datetime | None = None, # with a time zone; None = now
-) -> str: # e.g. "2026-08-05T20:15:00.123Z"
-    "A time as ECS has it: UTC, to the millisecond."
-    return (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+def instant() -> str: # e.g. "2026-08-05T20:15:00.123Z"
+    "The time as ECS has it: UTC, to the millisecond."
+    return datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def event(
@@ -148,11 +146,9 @@ CHUNK = 16 * 2**20 # bytes read at once
 
 def pieces(
     path: Path, # a file of a journal
-    start: int = 0, # byte
 ) -> Iterator[bytes]: # ends with a newline
     "The whole lines of a file, many at a time."
     with Path(path).open("rb") as f:
-        f.seek(start)
         rest = b""
         while new := f.read(CHUNK):
             whole, newline, rest = (rest + new).rpartition(b"\n")

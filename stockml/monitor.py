@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from . import report
 from .bundle import Bundle, load_bundle
 from .config import BadInput, Params
 from .drift import drift_report, model_inputs, windows
 from .features import make_features
-from .files import atomic, read_json, write_json
+from .files import read_json, write_json
 from .journal import STATE, Journal, event, read
 from .live import MEASURES, by_day, difference, journaled, journaled_inputs, with_outcomes
 from .prices import sessions
@@ -217,10 +218,8 @@ def _tall(value: float, top: float, height: int) -> float:
     return max(2., min(value, top) / top * height) if np.isfinite(value) else 4.
 
 # %% ../nbs/29_monitor.ipynb #4e85fa9c
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:68em;margin:2.5em auto;padding:0 1.2em;color:#1f2328}
-h1{margin-bottom:0}.sub{color:#57606a;margin-top:.2em}table{border-collapse:collapse;width:100%}td{padding:.7em 1em .7em 0;
-vertical-align:top;border-top:1px solid #d8dee4}td:first-child{white-space:nowrap}svg{max-width:100%;height:auto}
-.state{display:inline-block;color:#fff;border-radius:1em;padding:0 .8em;font-size:14px}small{color:#57606a}"""
+STYLE = """table{width:100%}td{padding:.7em 1em .7em 0;vertical-align:top;border-top:1px solid #d8dee4}td:first-child{white-space:nowrap}
+svg{max-width:100%;height:auto}.state{color:#fff;border-radius:1em;padding:0 .8em;font-size:14px}small{color:#57606a}"""
 
 
 def write_page(
@@ -237,10 +236,7 @@ def write_page(
                    f"<span class='state' style='background:{COLOURS[r.state]}'>{r.state}</span></td><td>"
                    f"{html.escape(r.text)}<br><small>checked as of {r.as_of}; warn from {r.warn:g}, alarm from {r.alarm:g}</small><br>"
                    f"{strip(history[history['monitor'] == r.monitor])}</td></tr>" for r in newest.itertuples())
-    body = f"<h1>{html.escape(title)}</h1><p class='sub'>worst state: {worst}; as of {newest['as_of'].max()}</p><table>{rows}</table>"
-    with atomic(path) as tmp:
-        tmp.write_text('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-                       f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n")
+    report.write_page(path, title, f"worst state: {worst}; as of {newest['as_of'].max()}", f"<style>{STYLE}</style><table>{rows}</table>")
 
 
 def _rank(state: str) -> int:

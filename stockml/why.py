@@ -22,10 +22,11 @@ import pandas as pd
 from .bundle import Bundle, load_bundle
 from .config import BadInput, StockmlError
 from .explain import explained, in_words
-from .files import atomic, plain
+from .files import plain
 from .journal import LINE, Found, decoded, files, find, pieces
 from .live import with_outcomes
 from .promote import decisions
+from .report import write_page
 
 # %% ../nbs/32_why.ipynb #d16ac7df
 def unusual(
@@ -321,9 +322,7 @@ def fan(
             f'aria-label="intervals and outcomes">{zero}{"".join(parts)}</svg>')
 
 # %% ../nbs/32_why.ipynb #8b7bf7ab
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2.5em auto;padding:0 1.2em;color:#1f2328}
-h1{margin-bottom:0}h2{margin-top:1.6em;border-bottom:1px solid #d8dee4}.sub{color:#57606a}svg{max-width:100%;height:auto}
-li{margin:.25em 0;overflow-wrap:anywhere}"""
+STYLE = "svg{max-width:100%;height:auto}li{margin:.25em 0;overflow-wrap:anywhere}"
 
 
 def write_answer(
@@ -332,11 +331,9 @@ def write_answer(
 ) -> None:
     "The answer as one page."
     f = facts["forecast"]
-    title, body = f"Why? {f['ticker']}, {f['origin']}", ""
+    body = f"<style>{STYLE}</style>"
     for heading, lines in sections(facts):
         picture = fan(facts) if heading.startswith("What was said") else ""
         body += f"<h2>{html.escape(heading)}</h2>{picture}<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
-    with atomic(path) as tmp:
-        tmp.write_text('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-                       f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-                       f"<p class='sub'>“How did you not see it coming?” What is on record about one forecast.</p>{body}</body></html>\n")
+    subtitle = "“How did you not see it coming?” What is on record about one forecast."
+    write_page(path, f"Why? {f['ticker']}, {f['origin']}", subtitle, body)

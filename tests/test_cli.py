@@ -8,17 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from datetime import date, timedelta
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from commands import Answer, call
 from projects import BIN, ROOT, environment, set_params
 from pyarrow.parquet import ParquetFile
 
@@ -31,16 +31,6 @@ from stockml.files import sha256, write_json
 from stockml.forecaster import MODELS
 from stockml.prices import read_bars, write_bars
 from stockml.schema import FORECASTS, QUANTILE_COLUMNS, QUANTILES
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def json(self):
-        assert self.code == 0, self.err
-        return json.loads(self.out)
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +61,6 @@ def here(shop, monkeypatch):
     "The project at hand, with a tracking store of its own."
     monkeypatch.setenv("STOCKML_ROOT", str(shop))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shop}/mlflow.db")
-
-
-def call(*args) -> Answer:
-    "Run the command in this process."
-    argv, handler, out, err = sys.argv, signal.getsignal(signal.SIGTERM), StringIO(), StringIO()
-    sys.argv = ["stockml", *map(str, args)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as e:
-            cli.main()
-    finally:
-        sys.argv = argv
-        signal.signal(signal.SIGTERM, handler)
-    return Answer(e.value.code or 0, out.getvalue(), err.getvalue())
 
 
 def state(folder: Path) -> dict[str, str]:

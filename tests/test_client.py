@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 
 from stockml.bundle import forecast
-from stockml.client import Client, ask, request_body, service
+from stockml.client import Client, Service, ask, request_body
 from stockml.config import BadInput, StockmlError
 
 
 @pytest.fixture(scope="module")
 def url(bundle_folder):
-    with service(bundle_folder) as address:
+    with Service(bundle_folder) as running:
+        address = running.url
         yield address
 
 
@@ -133,7 +134,8 @@ def test_strangers_answers_are_told_in_one_line(stranger, bars, name, kind, expe
 
 
 def test_service_ends_with_the_block(bundle_folder, bars):
-    with service(bundle_folder) as address:
+    with Service(bundle_folder) as running:
+        address = running.url
         ask(address, bars)
     with pytest.raises(StockmlError, match=r"does not answer \(.*refused\): is the service up\?"):
         ask(address, bars)
@@ -146,7 +148,7 @@ def test_bundle_that_cannot_be_served_is_told_at_once(bundle_folder, tmp_path, s
         shutil.copytree(bundle_folder, folder)
         (folder / "residuals.npz").write_bytes(b"x")
     begun = time.monotonic()
-    with pytest.raises(StockmlError) as e, service(folder):
+    with pytest.raises(StockmlError) as e, Service(folder):
         pass
     assert time.monotonic() - begun < 45
     assert str(e.value).startswith(f"the service did not start: {folder}/")

@@ -3,22 +3,20 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import call
 from hypothesis import given
 from hypothesis import strategies as st
 from journals import forecast_line, quantiles_of
 from test_monitor import Page
 
-from stockml import cli, tracking
+from stockml import tracking
 from stockml.bundle import forecast, load_bundle, write_manifest
 from stockml.explain import contributions
 from stockml.features import make_features
@@ -292,19 +290,6 @@ def test_without_its_model_the_rest_is_still_told(shop, tmp_path):
 
 
 # the command
-
-def call(*args) -> tuple[int, str, str]:
-    "Run the command in this process."
-    argv, handler, out, err = sys.argv, signal.getsignal(signal.SIGTERM), StringIO(), StringIO()
-    sys.argv = ["stockml", *map(str, args)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as e:
-            cli.main()
-    finally:
-        sys.argv = argv
-        signal.signal(signal.SIGTERM, handler)
-    return e.value.code or 0, out.getvalue(), err.getvalue()
-
 
 @pytest.fixture
 def here(shop, monkeypatch) -> Path:

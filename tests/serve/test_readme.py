@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stockml.client import service
+from stockml.client import Service
 from stockml.prices import write_bars
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,8 @@ def project(tmp_path_factory, _panel, bundle_folder) -> Path:
 
 @pytest.fixture(scope="module")
 def url(bundle_folder) -> str:
-    with service(bundle_folder) as address:
+    with Service(bundle_folder) as running:
+        address = running.url
         yield address
 
 
