@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay replay-test readme bench tools quality latency image image-test push release deploy k8s-test \
-	lock clean
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay replay-test readme bench tools quality latency image image-test \
+	push release deploy k8s-test lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -86,7 +86,7 @@ release: setup ## every gate, then push to REGISTRY=host:port
 	@test -n '$(REGISTRY)' || { echo "make release needs REGISTRY=host:port" >&2; exit 2; }
 	@test -z '$(TAG)' || test '$(TAG)' = "v$$(sed -n 's/^version = //p' settings.ini)" || { echo "tag $(TAG) is not the version in settings.ini" >&2; exit 2; }
 	$(MAKE) lint
-	$(MAKE) unit notebooks
+	$(MAKE) unit notebooks replay-test
 	$(MAKE) quality
 	$(MAKE) latency
 	$(MAKE) image

@@ -47,7 +47,7 @@ def test_actionlint_would_find_something(actionlint, tmp_path):
     assert "nothing" in actionlint(bad)[0]["message"]
 
 
-GATES = ["lint", "unit notebooks", "quality", "latency", "image", "image-test"]
+GATES = ["lint", "unit notebooks replay-test", "quality", "latency", "image", "image-test"]
 
 
 def targets(flow: dict) -> list[str]:
