@@ -146,8 +146,8 @@ def killed(place: Place) -> Place:
 
 
 def worse(place: Place) -> Place:
-    "The challenger learns from next to nothing, and no interval would be good enough."
-    projects.set_params(place.folder, {"model": {"rows": 300}, "gate": {"coverage_95": [0.9989, 0.999]}})
+    "The challenger learns from little, and no interval would be good enough."
+    projects.set_params(place.folder, {"model": {"rows": 1000}, "gate": {"coverage_95": [0.9989, 0.999]}})
     place.run()
     return place
 
