@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MARKET_NAMES', 'MIN_BARS', 'FLOOR', 'WINDOWS', 'KINDS', 'DECAYS', 'ROOT_HALF_PI', 'Block', 'GJR', 'WEEKS', 'QUARTERS',
-           'AHEAD', 'NEAR', 'MARKET', 'History', 'histories', 'as_bars', 'running', 'sums', 'means', 'highs', 'ewma',
-           'ever', 'Moves', 'moves', 'named', 'volatilities', 'variance', 'gjr', 'ranges', 'shapes', 'seasons',
-           'since_jump', 'Own', 'own_features', 'volumes', 'calendar', 'market_return', 'market_features', 'standing',
-           'Rows', 'feature_columns', 'columns', 'column', 'make_features', 'newest_features']
+           'AHEAD', 'NEAR', 'MARKET', 'History', 'histories', 'as_bars', 'running', 'sums', 'means', 'highs',
+           'decaying', 'ewma', 'ever', 'Moves', 'moves', 'named', 'volatilities', 'variance', 'gjr', 'ranges', 'shapes',
+           'seasons', 'since_jump', 'Own', 'own_features', 'volumes', 'calendar', 'market_return', 'market_features',
+           'standing', 'Rows', 'feature_columns', 'columns', 'column', 'make_features', 'newest_features']
 
 # %% ../nbs/04_features.ipynb #7a005625
 from functools import cache
@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.signal import lfilter
 
 from .schema import BAR_KEY, PRICES
 
@@ -104,6 +103,17 @@ def highs(
     return np.stack([np.fmax.reduce(seen[..., :n], axis=-1) for n in windows], axis=-2)
 
 # %% ../nbs/04_features.ipynb #c13b4d1e
+def decaying(
+    x: np.ndarray, # (..., n)
+    decay: float, # a session
+    start: np.ndarray, # (...) value before the first session
+) -> np.ndarray: # (..., n) each the one before times `decay`, plus x
+    "The recursion of all that fades."
+    from scipy.signal import lfilter # more than a second, which only those who make features should wait
+
+    return lfilter([1.], [1., -decay], x, zi=decay * np.asarray(start)[..., None])[0]
+
+
 def ewma(
     x: np.ndarray, # (..., n) all known but the first
     decay: float, # a session
@@ -113,7 +123,7 @@ def ewma(
     known = np.arange(x.shape[-1])[at]
     total = np.zeros(x.shape)
     if x.shape[-1] > 1:
-        total[..., 1:] = lfilter([1.], [1., -decay], x[..., 1:])
+        total[..., 1:] = decaying(x[..., 1:], decay, np.zeros(x.shape[:-1]))
     return np.where(known >= 5, total[..., at] * (1 - decay) / (1 - decay**known), np.nan)
 
 
@@ -212,7 +222,7 @@ def variance(
     start: np.ndarray, # (...) variance before the first day
 ) -> np.ndarray: # (..., n) variance of the day after each day
     "The GARCH recursion."
-    return lfilter([1.], [1., -beta], floor + shock, zi=beta * np.asarray(start)[..., None])[0]
+    return decaying(floor + shock, beta, start)
 
 
 def gjr(
