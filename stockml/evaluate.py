@@ -148,13 +148,13 @@ def origins(
 
 # %% ../nbs/15_evaluate.ipynb #72773d97
 def announced(
-    plan: list[Fold], # from `folds`
+    plan: list[Fold], # from `folds`, or the last ones of it
     name: str, # of a model
     say: Callable[[str], None],
 ) -> Iterator[Fold]:
     "The folds, each told of as it starts."
     for fold in plan:
-        say(f"{name}: fold {fold.number + 1}/{len(plan)}, origins from {fold.start:%Y-%m-%d}")
+        say(f"{name}: fold {fold.number + 1}/{plan[-1].number + 1}, origins from {fold.start:%Y-%m-%d}")
         yield fold
 
 # %% ../nbs/15_evaluate.ipynb #0901e74b

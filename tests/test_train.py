@@ -16,7 +16,7 @@ from stockml.files import read_json, sha256
 from stockml.forecaster import MODELS, without_market
 from stockml.schema import BAR_KEY, QUANTILE_COLUMNS
 from stockml.targets import known, make_targets
-from stockml.train import REFERENCE_ROWS, newest_quantiles, scale_column, ship, stored_scales, walk
+from stockml.train import REFERENCE_ROWS, last_scales, newest_quantiles, scale_column, ship, stored_scales, walk
 
 HORIZONS = (1, 21)
 TWO_VIEWS = ["har", "xgboost"]  # the others do not look at the market
@@ -197,3 +197,45 @@ def test_one_stock_ships_too(_panel, small_params, trees, tmp_path):
         for part in answer["forecasts"]:
             width = part["quantiles"]["0.975"] - part["quantiles"]["0.025"]
             assert .03 < width / np.sqrt(part["horizon"]) < .5, name
+
+
+def newest(table, n):  # without the last n sessions
+    return table[table["date"].isin(sorted(table["date"].unique())[:-n])].reset_index(drop=True)
+
+
+def walked(bars, params, trees, before, said):
+    return walk(make_features(bars), make_targets(bars, HORIZONS), params, trees, said.append, before)
+
+
+@pytest.fixture(scope="module")
+def last_month(_panel, small_params, trees):
+    return walked(newest(_panel, 21), small_params, trees, None, [])
+
+
+def test_a_retraining_walks_only_the_newest_fold_and_ends_the_same(panel, scales, last_month, small_params, trees, tmp_path):
+    last_month.to_parquet(tmp_path / "scales.parquet")
+    again = walked(panel, small_params, trees, last_scales(tmp_path / "scales.parquet"), said := [])
+    pd.testing.assert_frame_equal(again, scales, check_exact=True)
+    total = len(again.attrs["folds"])
+    assert said[-1].startswith(f"{total - 1} of {total} folds") and {s.split(",")[0] for s in said[:-1]} == {
+        f"{m}: fold {total}/{total}" for m in ("garch", "gjr", "har", "xgboost")}
+
+
+@pytest.mark.parametrize("what", ["an old price", "the trees", "the seed"])
+def test_folds_that_saw_something_else_are_walked_again(panel, last_month, small_params, trees, what):
+    if what == "an old price":
+        panel = panel.copy()
+        panel.loc[100, "adj_close"] *= 1.01
+    elif what == "the trees":
+        trees = {**trees, "rounds": 3}
+    else:
+        small_params = small_params.model_copy(update={"model": small_params.model.model_copy(update={"seed": 99})})
+    again = walked(panel, small_params, trees, last_month, said := [])
+    assert len(said) == 4 * len(again.attrs["folds"])
+    pd.testing.assert_frame_equal(again, walked(panel, small_params, trees, None, []), check_exact=True)
+
+
+def test_scales_that_cannot_be_read_are_not_kept(tmp_path):
+    assert last_scales(tmp_path / "none.parquet") is None
+    (tmp_path / "half.parquet").write_bytes(b"PAR1half")
+    assert last_scales(tmp_path / "half.parquet") is None
