@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVIDENCE', 'RECORD', 'newest_sessions', 'judge', 'weigh', 'against_champion', 'track_record', 'live_forecasts', 'Row',
-           'Scores', 'appoint', 'Decision', 'Case', 'read_case', 'promote', 'decisions', 'promote_and_register']
+           'Scores', 'appoint', 'Decision', 'Case', 'read_case', 'promote', 'decisions', 'promote_and_register',
+           'must_serve']
 
 # %% ../nbs/22_promote.ipynb #03034a4b
 import json
@@ -288,6 +289,16 @@ def promote_and_register(
         return decision, _register(run, folder, aliases, decision.promoted)
     except StockmlError as e:
         return decision, f"not registered: {e}"
+
+
+def must_serve(
+    champion: Path, # folder of a bundle
+    decision: Decision, # the newest
+) -> None:
+    "`BadInput` if the gate has refused the first model: then nothing can serve."
+    if not champion.exists():
+        raise BadInput(f"the gate refused the first model, so none can serve: {'; '.join(decision.reasons)}; bring longer histories "
+                       "or more stocks, or change the gate in params.yaml")
 
 
 def _register(run: str | None, folder: Path, aliases: tuple[str, ...], promoted: bool) -> str:

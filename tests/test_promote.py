@@ -25,9 +25,11 @@ from stockml.prices import read_bars
 from stockml.promote import (
     RECORD,
     Case,
+    Decision,
     appoint,
     decisions,
     judge,
+    must_serve,
     newest_sessions,
     promote,
     promote_and_register,
@@ -768,3 +770,10 @@ def test_a_broken_mlflow_does_not_undo_a_decision(models, case, monkeypatch, tmp
     decision, line = decide_and_register(models, case())
     assert decision.promoted and line.startswith("not registered: MLflow at") and "\n" not in line
     assert len(decisions(models / "promotions.jsonl")) == 1
+
+
+def test_a_refused_first_model_leaves_nothing_that_could_serve_and_that_is_said(champion, tmp_path):
+    refused = Decision(False, ["h=1: not better by more than luck"])
+    must_serve(champion, refused)
+    with pytest.raises(BadInput, match=r"^the gate refused the first model, so none can serve: h=1: not better by more than luck; bring "):
+        must_serve(tmp_path / "champion", refused)
