@@ -776,4 +776,4 @@ def test_a_refused_first_model_leaves_nothing_that_could_serve_and_that_is_said(
     refused = Decision(False, ["h=1: not better by more than luck"])
     must_serve(champion, refused)
     with pytest.raises(BadInput, match=r"^the gate refused the first model, so none can serve: h=1: not better by more than luck; bring "):
-        must_serve(tmp_path / "champion", refused)
+        must_serve(tmp_path / "none", refused)
