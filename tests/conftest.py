@@ -28,6 +28,13 @@ from stockml.train import ship, walk  # noqa: E402
 TICKERS = ["AAPL", "BAC", "GE", "KO", "PFE", "XOM"]
 
 
+def pytest_collection_modifyitems(config, items):
+    "A folder of tests, or a file, stays on one worker: its fixtures are dear, and its servers are its own."
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT / "tests").parts[0]))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The checkout."
