@@ -125,7 +125,7 @@ def page(package: Package, name: str, notebook: str) -> str:
     things = [t for t in module.things if t.what != "constant"]
     parts = [f"# stockml.{name}", f"> {module.doc}", f"Why it is as it is, and what it does on real values: [the notebook]({notebook}).", _contents(things)]
     if constants:
-        rows = "\n".join(f'| <span id="{anchor(t.name)}"></span>`{t.name}` | {_code(_short(t.gives.default))} | {escape(t.doc)} |' for t in constants)
+        rows = "\n".join(f'| `{t.name}`{{ #{anchor(t.name)} }} | {_code(_short(t.gives.default))} | {escape(t.doc)} |' for t in constants)
         parts.append(f"## Constants\n\n| name | value | |\n|---|---|---|\n{rows}")
     parts += [_described(package, module, thing, notebook) for thing in things]
     return "\n\n".join(filter(None, parts)) + "\n"

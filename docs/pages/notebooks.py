@@ -10,7 +10,7 @@ import nbformat
 
 DIRECTIVE = re.compile(r"^#\|\s*(\S+).*\n?", re.MULTILINE)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-LIST = re.compile(r"(?<=\S)\n(?=(?:[-*]|\d+\.) )")  # Jupyter lets a list follow a paragraph at once, Python-Markdown does not
+ITEM = r"([-*]|\d+\.) "
 PICTURES = {"image/png": "png", "image/jpeg": "jpeg"}
 
 
@@ -35,20 +35,19 @@ def module_of(book: nbformat.NotebookNode) -> str:
 def page(book: nbformat.NotebookNode) -> str:
     "Its cells as Markdown; each exported one under the anchor `cell-<id>`."
     module = module_of(book)
-    return "\n\n".join(filter(None, (_markdown(c.source) if c.cell_type == "markdown" else _code(c, module) for c in book.cells))) + "\n"
+    return "\n\n".join(filter(None, (spaced(c.source) if c.cell_type == "markdown" else _code(c, module) for c in book.cells))) + "\n"
 
 
-def _markdown(source: str) -> str:
-    "Lists get the blank line before them that Python-Markdown asks for."
+def spaced(source: str) -> str:
+    "A list that follows a paragraph at once gets the blank line that Python-Markdown asks for."
     parts = re.split(r"(^```.*?^```)", source, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if i % 2 else _spaced(part) for i, part in enumerate(parts))
 
 
 def _spaced(text: str) -> str:
-    lines, out = text.split("\n"), []
-    for line in lines:
-        item = re.match(r"([-*]|\d+\.) ", line)
-        if item and out and out[-1].strip() and not re.match(r"([-*]|\d+\.) |\s", out[-1]):
+    out: list[str] = []
+    for line in text.split("\n"):
+        if re.match(ITEM, line) and out and out[-1].strip() and not re.match(rf"{ITEM}|\s", out[-1]):
             out.append("")
         out.append(line)
     return "\n".join(out)
