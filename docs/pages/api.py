@@ -2,10 +2,11 @@
 
 import configparser
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from . import source
-from .notebooks import escape
+from .notebooks import code, escape, first
 from .words import HERE, WORDS
 
 WIDTH = 88  # of a signature on one line
@@ -47,6 +48,11 @@ class Package:
             self.missing.append(dotted)
         return ""
 
+    def inherited(self, thing: source.Thing, part: source.Thing) -> str:
+        "What the same method of a class above says of itself."
+        above = [self.classes[base][1] for base in thing.bases if base in self.classes]
+        return next((m.doc or self.inherited(a, m) for a in above for m in a.methods if m.name == part.name), "")
+
     def _inherited(self, thing: source.Thing, part: source.Thing, name: str) -> str:
         "Of the same method's parameter in a class above."
         for base in thing.bases:
@@ -69,7 +75,7 @@ class Package:
         "Of a class or alias of ours that the type names."
         for name in NAMES.findall(kind):
             if name in self.classes:
-                return f"{_first(self.classes[name][1].doc)} (`{name}`)"
+                return f"{first(self.classes[name][1].doc)} (`{name}`)"
             if name in self.aliases and (said := re.search(r"help='([^']*)'", self.aliases[name][1].gives.default)):
                 return said[1]
         return ""
@@ -77,7 +83,7 @@ class Package:
 
 def anchor(name: str) -> str:
     "Of a name on its page."
-    return name.lower().replace(".", "-")
+    return name.replace(".", "-")
 
 
 def _floors(path: Path) -> list[list[str]]:
@@ -92,7 +98,8 @@ def index(package: Package) -> str:
     "The way in."
     rows = []
     for number, floor in enumerate(package.floors):
-        rows += [f"| {number} | [`stockml.{name}`]({name}.md) | {escape(package.modules[name].doc)} |" for name in floor if name in package.modules]
+        rows += [f"| {number} | [`stockml.{name}`]({name}.md) | {escape(package.modules[name].doc)} |" for name in floor
+                 if name in package.modules]
     words = "\n".join(f"| `{name}` | {escape(said)} |" for name, said in sorted(WORDS.items()))
     return f"""# API reference
 
@@ -101,8 +108,8 @@ def index(package: Package) -> str:
 These pages are read from the code: each comment beside a parameter is its documentation. Arrays are described by their shape, `(n,)` or
 `(n, horizons)`; money is in EUR, prices in the listing currency, returns are logarithmic, horizons and windows count sessions.
 
-Two errors mean something to a caller: [`BadInput`](config.md#badinput) can be mended by whoever called and says how (exit code 2),
-[`StockmlError`](config.md#stockmlerror) could not have been prevented (exit code 1).
+Two errors mean something to a caller: [`BadInput`](config.md#BadInput) can be mended by whoever called and says how (exit code 2),
+[`StockmlError`](config.md#StockmlError) could not have been prevented (exit code 1).
 
 A module imports only from floors below its own.
 
@@ -123,38 +130,42 @@ def page(package: Package, name: str, notebook: str) -> str:
     module = package.modules[name]
     constants = [t for t in module.things if t.what == "constant"]
     things = [t for t in module.things if t.what != "constant"]
-    parts = [f"# stockml.{name}", f"> {module.doc}", f"Why it is as it is, and what it does on real values: [the notebook]({notebook}).", _contents(things)]
+    why = f"Why it is as it is, and what it does on real values: [the notebook]({notebook})."
+    parts = [f"# stockml.{name}", f"> {module.doc}", why, _contents(things)]
     if constants:
-        rows = "\n".join(f'| `{t.name}`{{ #{anchor(t.name)} }} | {_code(_short(t.gives.default))} | {escape(t.doc)} |' for t in constants)
+        rows = "\n".join(f'| `{t.name}`{{ #{anchor(t.name)} }} | {code(_short(t.gives.default))} | {escape(t.doc)} |' for t in constants)
         parts.append(f"## Constants\n\n| name | value | |\n|---|---|---|\n{rows}")
     parts += [_described(package, module, thing, notebook) for thing in things]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _contents(things: list[source.Thing]) -> str:
-    rows = "\n".join(f"| [`{t.name}`](#{anchor(t.name)}) | {escape(_first(t.doc))} |" for t in things)
+    rows = "\n".join(f"| [`{t.name}`](#{anchor(t.name)}) | {escape(first(t.doc))} |" for t in things)
     return f"| | |\n|---|---|\n{rows}" if len(things) > 2 else ""
 
 
 def _described(package: Package, module: source.Module, thing: source.Thing, notebook: str) -> str:
     "A function or class with its methods."
+    parts = [f"## {thing.name} {{ #{anchor(thing.name)} }}"]
     if thing.what == "function":
-        parts = [f"## {thing.name} {{ #{anchor(thing.name)} }}", *_function(package, module, thing, thing)]
+        parts += _function(package, module, thing, thing)
     else:
         kind = next((b for b in thing.bases if b not in ("NamedTuple", "BaseModel", "Protocol")), "")
-        what = f"```` python\nclass {thing.name}{f'({kind})' if kind else ''}\n````"
-        parts = [f"## {thing.name} {{ #{anchor(thing.name)} }}", what, thing.doc, _table("field", thing.takes, lambda v: _field(package, module, thing, v))]
+        fields = _table("field", thing.takes, lambda v: _field(package, module, thing, v))
+        parts += [f"```` python\nclass {thing.name}{f'({kind})' if kind else ''}\n````", thing.doc, fields]
     where = f"{notebook}#cell-{thing.cell}" if thing.cell else notebook
     parts.append(f'[Defined in the notebook]({where}){{ .defined }}')
     for method in thing.methods:
-        parts += [f"### {thing.name}.{method.name} {{ #{anchor(f'{thing.name}.{method.name}')} }}", *_function(package, module, thing, method)]
+        name = f"{thing.name}.{method.name}"
+        parts += [f"### {name} {{ #{anchor(name)} }}", *_function(package, module, thing, method)]
     return "\n\n".join(filter(None, parts))
 
 
 def _field(package: Package, module: source.Module, thing: source.Thing, value: source.Value) -> str:
     "What a field means; those of params.yaml stand in its own reference."
-    if "Section" in thing.bases and not value.comment:
-        return f"see [{thing.name.lower()}.{value.name}](../params.md#{thing.name.lower()})" if thing.name != "Params" else package._of_type(value.kind)
+    section = thing.name.lower()
+    if "Section" in thing.bases and not value.comment and section != "params":
+        return f"see [{section}.{value.name}](../params.md#{section})"
     return package.meaning(module, thing, thing, value)
 
 
@@ -163,12 +174,11 @@ def _function(package: Package, module: source.Module, thing: source.Thing, part
     takes = _table("parameter", part.takes, lambda v: package.meaning(module, thing, part, v))
     gives, back = part.gives, ""
     if gives and gives.kind not in ("", "None"):
-        back = f"**Returns** {_code(gives.kind)}" + (f": {gives.comment}" if gives.comment else "")
+        back = f"**Returns** {code(gives.kind)}" + (f": {gives.comment}" if gives.comment else "")
     elif gives and gives.comment:
         back = f"**Returns** nothing: {gives.comment}"
     errors = "**Errors** " + ", ".join(f"`{e}`" for e in part.errors) if part.errors else ""
-    doc = part.doc or next((m.doc for b in thing.bases if b in package.classes for m in package.classes[b][1].methods if m.name == part.name), "")
-    return [f"```` python\n{signature(part)}\n````", _examples(doc), takes, back, errors]
+    return [f"```` python\n{signature(part)}\n````", _examples(part.doc or package.inherited(thing, part)), takes, back, errors]
 
 
 def _examples(doc: str) -> str:
@@ -178,7 +188,8 @@ def _examples(doc: str) -> str:
 
 def signature(thing: source.Thing) -> str:
     "As it would be called, with types."
-    takes = [f"{v.name}{f': {v.kind}' if v.kind else ''}{f' = {v.default}' if v.default and v.kind else f'={v.default}' if v.default else ''}" for v in thing.takes]
+    equals = {True: " = ", False: "="}
+    takes = [v.name + (f": {v.kind}" if v.kind else "") + (equals[bool(v.kind)] + v.default if v.default else "") for v in thing.takes]
     back = f" -> {thing.gives.kind}" if thing.gives and thing.gives.kind else ""
     marks = "".join(f"@{d}\n" for d in thing.decorators if d in ("property", "classmethod", "staticmethod", "contextmanager"))
     line = f"{thing.name}({', '.join(takes)}){back}"
@@ -187,24 +198,17 @@ def signature(thing: source.Thing) -> str:
     return marks + line
 
 
-def _table(what: str, values: list[source.Value], meaning) -> str:
+def _table(what: str, values: list[source.Value], meaning: Callable[[source.Value], str]) -> str:
+    "Names, types, defaults where there are any, and what they mean."
     if not values:
         return ""
     defaults = any(v.default is not None for v in values)
-    rows = [f"| `{v.name}` | {_code(v.kind)} |{f' {_code(_short(v.default))} |' if defaults else ''} {escape(meaning(v))} |" for v in values]
+    rows = [f"| {code(v.name)} | {code(v.kind)} |" + (f" {code(_short(v.default))} |" if defaults else "") + f" {escape(meaning(v))} |"
+            for v in values]
     head = f"| {what} | type |{' default |' if defaults else ''} |"
     return "\n".join([head, "|---|---|---|" + ("---|" if defaults else ""), *rows])
-
-
-def _code(text: str | None) -> str:
-    return f"`{text}`" if text else ""
 
 
 def _short(text: str | None) -> str | None:
     "A long value, cut."
     return text if text is None or len(text) <= 60 else f"{text[:57]}..."
-
-
-def _first(doc: str) -> str:
-    "The first sentence."
-    return re.split(r"(?<=\.)\s", doc.strip(), maxsplit=1)[0]

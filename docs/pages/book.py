@@ -22,7 +22,7 @@ PARTS = (  # title, folder, numbers of the notebooks, what they are about
      "'how did you not see it coming?'"),
     ("Team", "team", range(34, 100), "What several people share, and the command line that all of it is used from."),
 )
-HOWTOS = ("forecast", "explain", "experiment", "service", "deploy", "replay", "versions", "remotes", "mlflow", "experiments", "notebooks", "writing")
+HOWTOS = ("forecast", "explain", "service", "deploy", "replay", "remotes", "versions", "mlflow", "experiments", "notebooks", "writing")
 REFERENCE = ("PERFORMANCE",)  # of docs/*.md
 PICTURES = (".png", ".svg", ".jpg", ".webp")
 
@@ -52,9 +52,9 @@ class Book:
         self._build()
         self.pictures = {p: f"files/{p}" for p in self.tracked if p.endswith(PICTURES) and p.startswith(("nbs/", "docs/", "serve/"))}
         self.sources = {p.source: f"files/{p.source}" for p in self.pages.values() if p.notebook}
-        files = {p.source: p.uri for p in self.pages.values()} | {f"docs/{uri}": uri for uri in (*self.pages, "openapi.json")} | self.pictures
-        folders = {"README.md": "index.md", "nbs": "method/index.md", "stockml": "api/index.md", "params.yaml": "params.md", "docs/api": "api/index.md"}
-        self.links = Links(root, folders | files, self.package.names())
+        files = {p.source: p.uri for p in self.pages.values()} | {f"docs/{uri}": uri for uri in (*self.pages, "openapi.json")}
+        known = {"README.md": "index.md", "nbs": "method/index.md", "stockml": "api/index.md", "params.yaml": "params.md"}
+        self.links = Links(root, known | files | self.pictures, self.package.names())
 
     def text(self, uri: str) -> str:
         "A page's Markdown, its links resolved."
@@ -88,7 +88,8 @@ class Book:
         return [f"{folder}/index.md", *menu]
 
     def _stages(self) -> list[str]:
-        return [name for name in yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"] if f"pipelines/{name}.ipynb" in self.tracked]
+        stages = yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"]
+        return [name for name in stages if f"pipelines/{name}.ipynb" in self.tracked]
 
     def _notebook(self, path: str, uri: str) -> dict[str, str]:
         book = notebooks.read(self.root / path)
@@ -105,7 +106,8 @@ class Book:
         "A page that stands in the repository as it is."
         text = (self.root / path).read_text()
         title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), Path(path).stem)
-        lead = next((line.strip("> ") for line in text.splitlines()[1:] if line.strip()), "")
+        said = next((p for p in text.split("\n\n")[1:] if p.strip()), "")
+        lead = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", notebooks.first(" ".join(line.strip("> ") for line in said.splitlines())))
         return {title: self._add(uri, title, lambda: notebooks.spaced(text), path, lead)}
 
     def _howtos(self) -> list[Any]:
@@ -147,7 +149,7 @@ def _files(root: Path) -> list[str]:
 def _home(book: Any) -> str:
     "The README, and below its first words the ways in."
     head, _, rest = notebooks.page(book).partition("\n\n```sh")
-    return f"{head}\n\n{WAYS}\n\n```sh{rest}"
+    return f"---\nhide: [navigation]\n---\n\n{head}\n\n{WAYS}\n\n```sh{rest}"
 
 
 WAYS = """<div class="grid cards" markdown>

@@ -9,7 +9,7 @@ import typer.main
 
 from stockml.cli import app
 
-from .notebooks import escape
+from .notebooks import code, escape
 
 TYPES = {"str": "text", "int": "whole number", "float": "number", "Path": "path", "bool": ""}
 
@@ -100,7 +100,7 @@ def _needed(option: Any) -> str:
 
 
 def _flags(option: Any) -> str:
-    return ", ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts))
+    return ", ".join(code(flag) for flag in (*option.opts, *option.secondary_opts))
 
 
 def _kind(param: Any) -> str:
@@ -110,9 +110,9 @@ def _kind(param: Any) -> str:
         kind = next(a for a in get_args(kind) if a is not type(None))
     inner = get_args(kind)[0] if get_origin(kind) is list else kind
     choices = [str(getattr(a, "value", a)) for a in (inner if hasattr(inner, "__members__") else ())]
-    said = " or ".join(f"`{c}`" for c in choices) or (f"`{param.metavar}`" if param.metavar else "")
+    said = " or ".join(f"`{c}`" for c in choices) or code(param.metavar)
     low, high = param.min, param.max
-    bounds = f", {low:g} to {high:g}" if None not in (low, high) else f", at least {low:g}" if low is not None else f", at most {high:g}" if high is not None else ""
+    bounds = "".join(f", {word} {limit:g}" for word, limit in (("at least", low), ("at most", high)) if limit is not None)
     return (said or TYPES.get(getattr(inner, "__name__", str(inner)), "text")) + bounds
 
 

@@ -38,7 +38,7 @@ class Links:
     def _span(self, text: str, code: str, source: str, uri: str) -> str:
         "A code span that names a page's file or a public name."
         to = self.files.get(code.rstrip("/")) or self.names.get(code) or self.names.get(f"{_module(uri)}.{code}")
-        return f"[{text}]({_seen(to, uri)})" if to and to.split("#")[0] != uri or to and "#" in to else text
+        return f"[{text}]({_seen(to, uri)})" if (to and to.split("#")[0] != uri) or (to and "#" in to) else text
 
     def _link(self, part: re.Match, source: str, uri: str) -> str:
         "A link or picture; to a file that is not on the site: its text alone."

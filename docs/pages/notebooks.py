@@ -1,12 +1,11 @@
 "A notebook as a page: what a reader wants, without what only nbdev needs."
 
 import ast
-import base64
 import html
+import json
 import re
 from pathlib import Path
-
-import nbformat
+from types import SimpleNamespace
 
 DIRECTIVE = re.compile(r"^#\|\s*(\S+).*\n?", re.MULTILINE)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -14,25 +13,31 @@ ITEM = r"([-*]|\d+\.) "
 PICTURES = {"image/png": "png", "image/jpeg": "jpeg"}
 
 
-def read(path: Path) -> nbformat.NotebookNode:
-    "A notebook of the repository."
-    return nbformat.read(path, as_version=4)
+def read(path: Path) -> SimpleNamespace:
+    "A notebook of the repository, in the form that nbdev writes."
+    cells = json.loads(path.read_text(), object_hook=lambda d: d | {k: "".join(v) for k, v in d.items() if _lines(v)})["cells"]
+    return SimpleNamespace(cells=[SimpleNamespace(**{"id": "", "outputs": []} | cell) for cell in cells])
 
 
-def heading(book: nbformat.NotebookNode) -> tuple[str, str]:
+def _lines(value: object) -> bool:
+    "Text, as notebooks keep it."
+    return isinstance(value, list) and all(isinstance(line, str) for line in value)
+
+
+def heading(book: SimpleNamespace) -> tuple[str, str]:
     "Its title, and the subtitle that follows as a quote."
     lines = book.cells[0].source.splitlines()
     title = next((line[2:] for line in lines if line.startswith("# ")), "")
     return title, " ".join(line[1:].strip() for line in lines if line.startswith(">"))
 
 
-def module_of(book: nbformat.NotebookNode) -> str:
+def module_of(book: SimpleNamespace) -> str:
     "The module that it is exported to; empty if to none."
     found = re.search(r"^#\|\s*default_exp (\S+)", "\n".join(c.source for c in book.cells if c.cell_type == "code"), re.MULTILINE)
     return found[1] if found else ""
 
 
-def page(book: nbformat.NotebookNode) -> str:
+def page(book: SimpleNamespace) -> str:
     "Its cells as Markdown; each exported one under the anchor `cell-<id>`."
     module = module_of(book)
     return "\n\n".join(filter(None, (spaced(c.source) if c.cell_type == "markdown" else _code(c, module) for c in book.cells))) + "\n"
@@ -53,7 +58,7 @@ def _spaced(text: str) -> str:
     return "\n".join(out)
 
 
-def _code(cell: nbformat.NotebookNode, module: str) -> str:
+def _code(cell: SimpleNamespace, module: str) -> str:
     "What a cell says and what came out of it; nothing of cells that are there for nbdev."
     told = set(DIRECTIVE.findall(cell.source))
     source = DIRECTIVE.sub("", cell.source).strip()
@@ -76,13 +81,12 @@ def _only_imports(source: str) -> bool:
     return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
 
 
-def _output(out: nbformat.NotebookNode) -> str:
+def _output(out: dict) -> str:
     "The richest form that needs no script."
     data = out.get("data", {})
     for kind, name in PICTURES.items():
         if kind in data:
-            picture = data[kind] if isinstance(data[kind], str) else base64.b64encode(data[kind]).decode()
-            return f'<p class="plot"><img alt="What the cell drew" src="data:image/{name};base64,{picture.strip()}"></p>'
+            return f'<p class="plot"><img alt="What the cell drew" src="data:image/{name};base64,{"".join(data[kind].split())}"></p>'
     if "image/svg+xml" in data:
         return f'<div class="plot">{_one_block(data["image/svg+xml"])}</div>'
     if "<table" in data.get("text/html", "") and "<script" not in data["text/html"]:
@@ -107,3 +111,13 @@ def _one_block(text: str) -> str:
 def escape(text: str) -> str:
     "Plain text for a table of Markdown."
     return html.escape(text, quote=False).replace("|", "&#124;")
+
+
+def code(text: str | None) -> str:
+    "Code for a cell of a table; what is short is not broken."
+    return f"`{text}`" + ("{ .whole }" if len(text) <= 28 else "") if text else ""
+
+
+def first(text: str) -> str:
+    "The first sentence."
+    return re.split(r"(?<=\.)\s", text.strip(), maxsplit=1)[0]

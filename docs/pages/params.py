@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from stockml.config import Params
 
-from .notebooks import escape
+from .notebooks import code, escape
 
 
 def page(root: Path) -> str:
@@ -23,11 +23,11 @@ def page(root: Path) -> str:
 
 > Everything that can be turned. Change a value, `make run` again, and only what depends on it is done again.
 
-`stockml stage NAME -p 'changes={"bot.risk_budget": "0.01"}'`, and `--set bot.risk_budget=0.01` where a command has it, differ from the file for one run.
-What is misspelt, of another type or out of range is refused before any work starts."""]
+`stockml stage NAME -p 'changes={"bot.risk_budget": "0.01"}'`, and `--set bot.risk_budget=0.01` where a command has it, differ from the
+file for one run. What is misspelt, of another type or out of range is refused before any work starts."""]
     for name, field in Params.model_fields.items():
         section = field.annotation
-        rows = "\n".join(f"| `{name}.{key}` | {_kind(of)} | `{_value(values[name][key])}` | {escape(said(text, name, key))} |"
+        rows = "\n".join(f"| {code(f'{name}.{key}')} | {_kind(of)} | {code(_value(values[name][key]))} | {escape(said(text, name, key))} |"
                          for key, of in section.model_fields.items())
         parts.append(f"## {name}\n\n{section.__doc__}\n\n| key | type | value | |\n|---|---|---|---|\n{rows}\n\n{_effects(name, stages)}")
     return "\n\n".join(parts) + "\n"
@@ -49,7 +49,9 @@ def _value(value: Any) -> str:
 def _effects(section: str, stages: dict[str, Any]) -> str:
     "Which stages read it."
     read = [name for name, stage in stages.items() if any(str(p).split(".")[0] == section for p in stage.get("params", []))]
-    return f"Read by the stages {', '.join(read)} and what follows them." if read else "Read by commands, by no stage."
+    if not read:
+        return "No stage reads it, commands do."
+    return f"A change makes {', '.join(f'`{name}`' for name in read)} run again, and what follows."
 
 
 def _kind(field: FieldInfo) -> str:

@@ -1,6 +1,7 @@
 "The reference of the HTTP service, from its own description (serve/openapi.py)."
 
 import json
+import re
 from typing import Any
 
 from serve.openapi import document
@@ -8,6 +9,11 @@ from serve.openapi import document
 from .notebooks import escape
 
 HEADERS = {"X-Request-ID", "traceparent"}  # of every answer: told once
+
+BOUNDS = {
+    "minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below",
+    "minLength": "length from", "maxLength": "length up to", "minItems": "at least this many:", "maxItems": "at most this many:",
+}
 
 
 def described() -> dict[str, Any]:
@@ -20,7 +26,7 @@ def page() -> str:
     api = described()
     schemas = api["components"]["schemas"]
     ends = [(path, method, op) for path, item in api["paths"].items() for method, op in item.items()]
-    rows = "\n".join(f"| [`{method.upper()} {path}`](#{op['operationId']}) | {escape(op['summary'])} |" for path, method, op in ends)
+    rows = "\n".join(f"| [`{method.upper()} {path}`](#{_anchor(path, method)}) | {escape(op['summary'])} |" for path, method, op in ends)
     parts = [f"""# HTTP service
 
 > {api['info']['description']}
@@ -42,7 +48,7 @@ Every answer carries `X-Request-ID`, the caller's or our own, and `traceparent`.
 
 def _operation(path: str, method: str, op: dict[str, Any]) -> str:
     "One endpoint."
-    parts = [f"## {method.upper()} {path} {{ #{op['operationId']} }}", f"{op['summary']}."]
+    parts = [f"## {method.upper()} {path} {{ #{_anchor(path, method)} }}", f"{op['summary']}."]
     if body := op.get("requestBody"):
         content = body["content"]["application/json"]
         parts += [f"Takes {_kind(content['schema'])} as JSON.", *map(_example, content.get("examples", {}).values())]
@@ -59,7 +65,12 @@ def _example(example: dict[str, Any]) -> str:
     value = json.loads(json.dumps(example["value"]))
     for series in value.get("series", [value]):
         series["bars"] = [*series["bars"][:2], "..."]
-    return f"{example['summary']}:\n\n```` json\n{json.dumps(value)}\n````"
+    text = re.sub(r'\{\s+"date": (\S+),\s+"close": (\S+)\s+\}', r'{"date": \1, "close": \2}', json.dumps(value, indent=2))
+    return f"{example['summary']}:\n\n```` json\n{text}\n````"
+
+
+def _anchor(path: str, method: str) -> str:
+    return re.sub(r"\W+", "-", f"{method}{path}").strip("-")
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
@@ -73,9 +84,7 @@ def _schema(name: str, schema: dict[str, Any]) -> str:
 
 def _said(schema: dict[str, Any]) -> str:
     "What a field means, and within which bounds."
-    bounds = [f"{word} {schema[key]}" for key, word in (
-        ("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below"),
-        ("minLength", "length from"), ("maxLength", "length up to"), ("minItems", "at least this many:"), ("maxItems", "at most this many:")) if key in schema]
+    bounds = [f"{word} {schema[key]}" for key, word in BOUNDS.items() if key in schema]
     default = [f"default {json.dumps(schema['default'])}"] if schema.get("default") not in (None, [], {}) else []
     said = " ".join(schema.get("description", "").split())
     return " ".join(filter(None, [said, f"({', '.join(bounds + default)})" if bounds or default else ""]))

@@ -101,7 +101,8 @@ def _function(node: ast.FunctionDef, comments: dict[int, str]) -> Thing:
 
 def _errors(node: ast.FunctionDef, doc: str) -> list[str]:
     "Raised in it by name, or named by its docstring."
-    raised = [ast.unparse(n.exc.func if isinstance(n.exc, ast.Call) else n.exc) for n in ast.walk(node) if isinstance(n, ast.Raise) and n.exc]
+    thrown = [n.exc for n in ast.walk(node) if isinstance(n, ast.Raise) and n.exc]
+    raised = [ast.unparse(e.func if isinstance(e, ast.Call) else e) for e in thrown]
     return list(dict.fromkeys([*ERROR.findall(" ".join(re.findall(r"`([^`]+)`", doc))), *filter(ERROR.fullmatch, raised)]))
 
 
