@@ -174,9 +174,9 @@ def _function(package: Package, module: source.Module, thing: source.Thing, part
     takes = _table("parameter", part.takes, lambda v: package.meaning(module, thing, part, v))
     gives, back = part.gives, ""
     if gives and gives.kind not in ("", "None"):
-        back = f"**Returns** {code(gives.kind)}" + (f": {gives.comment}" if gives.comment else "")
+        back = f"**Returns** {code(gives.kind)}" + (f": {escape(gives.comment)}" if gives.comment else "")
     elif gives and gives.comment:
-        back = f"**Returns** nothing: {gives.comment}"
+        back = f"**Returns** nothing: {escape(gives.comment)}"
     errors = "**Errors** " + ", ".join(f"`{e}`" for e in part.errors) if part.errors else ""
     return [f"```` python\n{signature(part)}\n````", _examples(part.doc or package.inherited(thing, part)), takes, back, errors]
 

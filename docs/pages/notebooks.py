@@ -109,8 +109,9 @@ def _one_block(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    "Plain text for a table of Markdown."
-    return html.escape(text, quote=False).replace("|", "&#124;")
+    "Text for a table of Markdown; code in it stays as it is."
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if i % 2 else html.escape(part, quote=False).replace("|", "&#124;") for i, part in enumerate(parts))
 
 
 def code(text: str | None) -> str:

@@ -49,10 +49,10 @@ def read(path: Path) -> Module:
     tree, comments = ast.parse(text), _comments(text)
     cells = [(text.count("\n", 0, m.start()) + 1, m[1]) for m in CELL.finditer(text)]
     public = _exported(tree)
-    things = [_thing(node, comments) for node in tree.body]
+    things = [(node, _things(node, comments)) for node in tree.body]
     out = []
-    for node, thing in zip(tree.body, things, strict=True):
-        if thing and thing.name in public:
+    for node, found in things:
+        for thing in (t for t in found if t.name in public):
             thing.cell = next((cell for line, cell in reversed(cells) if line <= node.lineno), "")
             out.append(thing)
     return Module(path.stem, ast.get_docstring(tree) or "", out)
@@ -71,16 +71,31 @@ def _exported(tree: ast.Module) -> set[str]:
                  if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"), set())
 
 
-def _thing(node: ast.stmt, comments: dict[int, str]) -> Thing | None:
+def _things(node: ast.stmt, comments: dict[int, str]) -> list[Thing]:
+    "What a statement defines."
     match node:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
-            return _function(node, comments)
+            return [_function(node, comments)]
         case ast.ClassDef():
-            return _class(node, comments)
-        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)) if node.value is not None:
-            value = Value(name, "", ast.unparse(node.value), comments.get(node.lineno) or comments.get(node.end_lineno, ""))
-            return Thing(name, "", "constant", value.comment, gives=value)
-    return None
+            return [_class(node, comments)]
+        case ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value):
+            return [_constant(node, target, value, comments)]
+        case ast.Assign():
+            return [_constant(node, *pair, comments) for target in node.targets for pair in _pairs(target, node.value)]
+    return []
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
+    "Names and their values, where several are set at once."
+    if not isinstance(target, ast.Tuple):
+        return [(target, value)]
+    values = value.elts if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts) else [value] * len(target.elts)
+    return list(zip(target.elts, values, strict=True))
+
+
+def _constant(node: ast.stmt, target: ast.expr, value: ast.expr, comments: dict[int, str]) -> Thing:
+    said = comments.get(node.lineno) or comments.get(node.end_lineno, "")
+    return Thing(ast.unparse(target), "", "constant", said, gives=Value(ast.unparse(target), "", ast.unparse(value), said))
 
 
 def _function(node: ast.FunctionDef, comments: dict[int, str]) -> Thing:
