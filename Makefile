@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay replay-test readme bench tools quality latency image image-test \
+.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay replay-test readme docs docs-serve bench tools quality latency image image-test \
 	push release deploy k8s-test lock clean
 
 help: ## list the targets
@@ -60,6 +60,13 @@ replay: setup ## live through history, day by day; FROM=2000-06-01 TO=2001-06-30
 readme: run ## README.md from nbs/index.ipynb and the last run
 	python docs/readme.py
 
+docs: setup ## the documentation site into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	@echo "Look at $(CURDIR)/site/index.html"
+
+docs-serve: setup ## the same on http://127.0.0.1:8008, made anew when a notebook changes
+	NO_MKDOCS_2_WARNING=1 mkdocs serve --dev-addr 127.0.0.1:8008
+
 bench: setup ## measure speed and size into docs/PERFORMANCE.md
 	python docs/bench.py $(if $(WHOLE),--whole --replay)
 
@@ -107,4 +114,4 @@ lock: setup ## resolve requirements.lock anew from settings.ini, and with its ve
 	@$(RESOLVE) --constraint requirements.lock serve/mlflow/requirements.in --output-file serve/mlflow/requirements.lock
 
 clean: ## remove what runs produce, keep the environment and DVC's cache
-	rm -rf data models runs reports metrics mlflow.db* mlartifacts .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf data models runs reports metrics site mlflow.db* mlartifacts .pytest_cache .ruff_cache .hypothesis .coverage

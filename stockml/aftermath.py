@@ -100,8 +100,8 @@ def changes(
 
 
 def live_scores(
-    root: Path,
-    bars: pd.DataFrame,
+    root: Path, # folder of the replay
+    bars: pd.DataFrame, # of all stocks, up to its end
 ) -> list[dict[str, Any]]: # per horizon: days, cover_80, cover_95, loss (over width)
     "How the live forecasts did."
     scored = with_outcomes(journaled(root / "journal"), bars)

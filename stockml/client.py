@@ -54,7 +54,7 @@ class Forecast(NamedTuple):
 @dataclass(frozen=True)
 class Client:
     "A forecast service."
-    url: str = "http://127.0.0.1:8000"
+    url: str = "http://127.0.0.1:8000" # where it listens
     key: str | None = None # API key, if it wants one
     timeout_s: float = 30
 
@@ -203,7 +203,7 @@ class Service:
 def asked(
     service: Service, # at work
     path: str, # of an endpoint
-    body: bytes | dict | None = None,
+    body: bytes | dict | None = None, # as for `call`
     tries: int = 3,
 ) -> dict[str, Any]:
     "What a service of ours answers; it is started again if it has died in the meantime. Errors as of `call`."

@@ -64,7 +64,7 @@ STATE = "monitor.json" # beside them: what each monitor said last
 
 
 def files(
-    folder: Path,
+    folder: Path, # of a journal
 ) -> list[Path]: # oldest first
     "The files of a journal. `BadInput` if there is none."
     if not Path(folder).is_dir():
@@ -113,7 +113,9 @@ class Journal:
         with _refusal(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def append(
+        self, lines: Iterable[Mapping[str, Any]], # from `event` or a service
+    ) -> None:
         "Write lines, all or none. They outlive this process at once, and the machine after the next `sync`."
         data = b"".join([ENCODE(line) + b"\n" for line in lines])
         with _refusal(self.folder), lock(self.folder / ".lock", wait=True):
@@ -175,7 +177,7 @@ LINE = msgspec.json.Decoder(dict[str, Any])
 
 
 def read(
-    folder: Path,
+    folder: Path, # of a journal
     *datasets: str, # e.g. "stockml.monitor"; none = all
 ) -> Iterator[dict[str, Any]]: # oldest first
     "The lines of a journal."
@@ -199,8 +201,8 @@ class Found(NamedTuple):
 
 
 def find(
-    folder: Path,
-    forecast_id: str,
+    folder: Path, # of a journal
+    forecast_id: str, # UUID version 7
 ) -> Found:
     "The line of a forecast. `BadInput` if there is none."
     made, wanted = id_time(forecast_id), f'"forecast_id":"{forecast_id}"'.encode()

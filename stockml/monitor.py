@@ -43,7 +43,7 @@ class Check(NamedTuple):
 
 
 def check(
-    monitor: str,
+    monitor: str, # its name
     value: float, # NaN = not known
     limits: tuple[float, float], # warn, alarm
     text: str,

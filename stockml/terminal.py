@@ -34,13 +34,15 @@ def show(
     print(json.dumps(plain(value), indent=2) if as_json else text)
 
 
-def note(text: str) -> None:
+def note(
+    text: str, # one line
+) -> None:
     "Tell of progress."
     print(text, file=sys.stderr, flush=True)
 
 # %% ../nbs/34_terminal.ipynb #3d097345
 def read_day(
-    text: str | None,
+    text: str | None, # YYYY-MM-DD
     name: str, # of the option, for the error
 ) -> date | None:
     "A date of the command line. `BadInput` if it is none."

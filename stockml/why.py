@@ -49,8 +49,8 @@ REACH = 16 # files that are looked through in each direction
 
 def lines_before(
     folder: Path, # of a journal
-    found: Found,
-    dataset: str,
+    found: Found, # the line
+    dataset: str, # which kind, e.g. "stockml.monitor"
 ) -> Iterator[dict[str, Any]]: # the newest first
     "Lines of a kind that were there before a line."
     paths = [p for p in files(folder) if p <= found.path][-REACH:]
@@ -62,9 +62,9 @@ def lines_before(
 
 
 def lines_after(
-    folder: Path,
-    found: Found,
-    dataset: str,
+    folder: Path, # of a journal
+    found: Found, # the line
+    dataset: str, # which kind, e.g. "stockml.monitor"
 ) -> Iterator[dict[str, Any]]: # the oldest first
     "Lines of a kind that came after a line."
     for path in [p for p in files(folder) if p >= found.path][:REACH]:
@@ -206,7 +206,12 @@ def training_of(
     return next((x["stockml"] for x in lines_before(folder, found, "stockml.retrain") if x["stockml"]["model"]["version"] == version), None)
 
 # %% ../nbs/32_why.ipynb #adebc610
-def proofs(root: Path, found: Found, manifest: dict, gate: dict | None, training: dict | None) -> dict[str, str]:
+def proofs(
+    root: Path, found: Found, # the forecast
+    manifest: dict, # of the model
+    gate: dict | None, # the decision that let it serve
+    training: dict | None, # the journal's line about it
+) -> dict[str, str]: # fact -> where
     "Where each fact can be looked up."
     run, commit, data = (manifest.get(k) for k in ("run_id", "commit", "data_sha256"))
     lock = (training or {}).get("commit") # the one whose dvc.lock names the data

@@ -81,3 +81,12 @@ def test_workflows_call_make_targets_and_ask_for_little(root):
         steps = [step for job in flow["jobs"].values() for step in job["steps"]]
         assert all(step["run"].startswith("make ") for step in steps if "run" in step)
         assert all(len(step["uses"].partition("@")[2]) == 40 for step in steps if "uses" in step), "pin actions by commit"
+
+
+def test_the_site_is_published_from_main_only_by_a_job_that_runs_nothing_of_ours(root):
+    flow = yaml.safe_load((root / ".github/workflows/docs.yml").read_text())
+    assert flow[True] == {"push": {"branches": ["main"]}, "pull_request": None}
+    build, publish = flow["jobs"]["build"], flow["jobs"]["publish"]
+    assert "permissions" not in build and [s["run"] for s in build["steps"] if "run" in s] == ["make docs"]
+    assert publish["if"] == "github.event_name == 'push'" and publish["permissions"] == {"pages": "write", "id-token": "write"}
+    assert [s["uses"].partition("@")[0] for s in publish["steps"]] == ["actions/deploy-pages"]
