@@ -13,5 +13,4 @@ class Kernels(AsyncMappingKernelManager):
 c = get_config()  # noqa: F821 (Jupyter puts it here)
 c.ServerApp.kernel_manager_class = Kernels
 c.LabApp.default_url = "/lab/tree/nbs/tutorials/start.ipynb"
-c.LabApp.news_url = None  # it would ask about news first, and fetch them
 c.LabApp.check_for_updates_class = "jupyterlab.handlers.announcements.NeverCheckForUpdate"  # requirements.lock decides
