@@ -1,4 +1,4 @@
-"""How git handles notebooks here: .gitconfig and the hooks call this, `make hooks` tells git to. The standard library does for all but the merge.
+"""How git handles notebooks here: .gitconfig and the hooks call this, once `make hooks` has told git. Only a merge needs the environment.
 
 text FILE                          a notebook as lines, for diffs: no ids, no counters, no metadata but tags, pictures as their hash
 merge BASE OURS THEIRS SIZE PATH   merge cell by cell with nbdime; outputs that differ are ours
