@@ -300,8 +300,8 @@ def check_data(root: Path) -> Finding:
         return Finding("warn", f"not here, nor in DVC's cache: {_few(lost)}", "dvc pull" if remote else "make run")
     if gone := [p for p, state in outs.items() if state == "deleted"]:
         return Finding("warn", f"in DVC's cache but not here: {_few(gone)}", "dvc checkout")
-    if status:
-        return Finding("warn", f"changed since they last ran: {_few(list(status))}", "make run")
+    if status: # named as seen from where we stand: path/dvc.yaml:stage
+        return Finding("warn", f"changed since they last ran: {_few([name.rpartition(':')[2] for name in status])}", "make run")
     return Finding("ok", "all stages are up to date")
 
 # %% ../nbs/38_doctor.ipynb #251d26ff
