@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks lab serve ui replay replay-test readme docs docs-serve bench tools quality latency image image-test \
-	push release deploy k8s-test lock clean
+.PHONY: help setup run test lint unit notebooks hooks git lab serve ui replay replay-test readme docs docs-serve bench tools quality latency \
+	image image-test push release deploy k8s-test lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +24,7 @@ $(VENV)/.done: requirements.lock settings.ini setup.py
 run: setup ## the main job, scrape to served forecast; only what changed is done again
 	@stockml run
 
-test: setup lint unit notebooks ## all tests, with coverage
+test: setup git lint unit notebooks ## all tests, with coverage
 
 lint: setup ## style, floors, workflows
 	ruff check .
@@ -41,12 +41,15 @@ replay-test: setup ## replays that are killed, cut off and shaken, resumed to th
 notebooks: setup ## run every notebook of nbs/ with its outputs compared
 	pytest -q --nbval nbs --ignore=nbs/tutorials --nbval-cell-timeout=300 -p no:cacheprovider
 
-hooks: setup ## clean notebooks before a commit, merge them cell by cell
-	git config --local include.path ../.gitconfig
-	pre-commit install
+hooks: setup ## notebooks under git: cleaned before a commit, compared and merged cell by cell (test and lab do it too)
+	@.ci/hooks
 
-lab: setup ## explore in JupyterLab
-	jupyter lab --notebook-dir=. nbs/index.ipynb
+git: setup
+	@.ci/hooks quiet
+
+# Whatever kernels and settings a user has elsewhere, notebooks here run in this environment.
+lab: setup git ## explore in JupyterLab, from a page that shows where to begin; LAB=--no-browser for a remote machine
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" JUPYTER_PREFER_ENV_PATH=1 jupyter lab --ServerApp.root_dir='$(CURDIR)' $(LAB)
 
 serve: setup ## the forecast service on http://127.0.0.1:8000
 	@stockml serve

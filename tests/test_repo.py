@@ -24,6 +24,15 @@ def test_package_is_a_fresh_export(root, tmp_path):
     assert not changed + errors, f"run nbdev_export: {changed + errors}"
 
 
+def test_notebooks_are_as_the_hooks_leave_them(root, tmp_path):
+    shutil.copytree(root / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*"))
+    shutil.copy(root / "settings.ini", tmp_path)
+    subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__('nbs')"], cwd=tmp_path, check=True)
+    clean = {p.relative_to(tmp_path): p for p in tmp_path.rglob("*.ipynb")}
+    assert len(clean) > 30
+    assert not [str(name) for name, path in clean.items() if path.read_bytes() != (root / name).read_bytes()], "run nbdev_clean --fname nbs"
+
+
 def test_readme_is_rendered_from_index(root):
     spec = importlib.util.spec_from_file_location("readme", root / "docs/readme.py")
     readme = importlib.util.module_from_spec(spec)
