@@ -119,8 +119,9 @@ def stage(
 
     Example: stockml stage backtest -p 'changes={"bot.risk_budget": "0.01"}'
     """
-    from stockml.pipeline import leash, run_stage
+    from stockml.pipeline import join_experiment, leash, run_stage
 
+    join_experiment()
     leash()
     run_stage(name, read_changes(parameter, "-p"), timeout)
 
