@@ -55,7 +55,7 @@ def main() -> None: # ends the process
 @app.command()
 def run(
     force: Annotated[bool, typer.Option(help="Run every stage, changed or not.")] = False,
-    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Write this into params.yaml first; may be repeated.")] = [], # noqa: B006
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Write this into params.yaml first.")] = [], # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Do the main job: scrape, train, evaluate, backtest, promote, and ask the service for a forecast.

@@ -114,7 +114,8 @@ def verdict(
     moved = [c for c in found.metrics if known(c) and not same(c.old, c.new)]
     if not moved:
         return "No figure differs." + (" The parameters do: was the pipeline run with them?" if found.params else "")
-    said = [_forecasts(by), _money(by.get("backtest.budget.final_equity"), by.get("backtest.budget.max_drawdown")), _drift(by.get("drift.alarm"))]
+    money = _money(by.get("backtest.budget.final_equity"), by.get("backtest.budget.max_drawdown"))
+    said = [_forecasts(by), money, _drift(by.get("drift.alarm"))]
     return " ".join(filter(None, said)) or f"{len(moved)} figures differ, none of those that decide."
 
 # %% ../nbs/35_compare.ipynb #ea7c9f75
