@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint unit notebooks hooks git lab serve ui replay replay-test readme docs docs-serve bench tools quality latency \
-	image image-test push release deploy k8s-test lock clean
+.PHONY: help setup run train base compare alarms pages share test lint unit notebooks hooks git lab serve ui replay replay-test readme docs \
+	docs-serve bench tools quality latency image image-test push release deploy k8s-test lock clean tell-pull tell-alarms propose
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,6 +23,33 @@ $(VENV)/.done: requirements.lock settings.ini setup.py
 
 run: setup ## the main job, scrape to served forecast; only what changed is done again
 	@stockml run
+
+# The values are read by the shell from its environment, never pasted into it; stockml checks them before anything is written.
+train: setup ## the main job with other values: TICKERS=AAPL,KO AS_OF=2004-12-31 (or today) HORIZONS=1,5,21 CHANGES="bot.risk_budget=0.01 ..."
+	@set -f; set --; for change in $$CHANGES; do set -- "$$@" --set "$$change"; done; \
+	[ "$$AS_OF" != today ] || AS_OF=$$(date -u +%F); \
+	stockml run $${TICKERS:+--set "data.tickers=$$TICKERS"} $${AS_OF:+--set "data.as_of=$$AS_OF"} \
+		$${HORIZONS:+--set "targets.horizons=$$HORIZONS"} "$$@"
+
+base: setup ## run the pipeline as of BASE=origin/main and keep what comes out as the experiment `base`
+	@.ci/base
+
+compare: setup ## parameters, figures and plots beside those of BASE=main, another branch or an experiment; reports/compare/
+	@stockml compare --out reports/compare -- "$${BASE:-main}"
+
+alarms: setup ## what is wrong after the last run? reports/alarms.md
+	@python .ci/alarms.py
+
+pages: ## the reports and executed notebooks as a site in pages/
+	@rm -rf pages && mkdir pages && cp -r reports runs metrics pages/ && mkdir pages/models && cp models/promotions.jsonl pages/models/
+	@echo '<meta http-equiv="refresh" content="0; url=reports/index.html">' > pages/index.html
+
+share: setup ## push data and models to the DVC remote, where there is one
+	@if dvc config core.remote >/dev/null 2>&1; then dvc push; else echo "no DVC remote: data and models stay here"; fi
+
+# For workflows, with GITHUB_TOKEN: no environment is set up where something may be written.
+tell-pull tell-alarms propose: ## comment, issue, pull request from FOLDER
+	@python3 .ci/github.py "$(patsubst tell-%,%,$(subst tell-pull,comment,$@))" "$$FOLDER"
 
 test: setup git lint unit notebooks ## all tests, with coverage
 

@@ -55,14 +55,19 @@ def main() -> None: # ends the process
 @app.command()
 def run(
     force: Annotated[bool, typer.Option(help="Run every stage, changed or not.")] = False,
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Write this into params.yaml first.")] = [], # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Do the main job: scrape, train, evaluate, backtest, promote, and ask the service for a forecast.
 
-    Only what has changed since the last run is done again. Example: stockml run
+    Only what has changed since the last run is done again. Example: stockml run --set data.tickers=AAPL,KO
     """
     from stockml.pipeline import run_pipeline
 
+    if changes:
+        from stockml.retrain import write_changes
+
+        write_changes(project_root() / "params.yaml", read_changes(changes))
     root, params = project_root(), load_params()
     done = run_pipeline(force, say=note)
     note(f"pipeline: {', '.join(done.ran) or 'nothing had changed'} ({done.seconds:g} s)")
@@ -119,8 +124,9 @@ def stage(
 
     Example: stockml stage backtest -p 'changes={"bot.risk_budget": "0.01"}'
     """
-    from stockml.pipeline import leash, run_stage
+    from stockml.pipeline import join_experiment, leash, run_stage
 
+    join_experiment()
     leash()
     run_stage(name, read_changes(parameter, "-p"), timeout)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHATTER', 'Stage', 'read_stage', 'stage_names', 'run_stage', 'PipelineRun', 'run_pipeline', 'check_run', 'repro',
-           'leash', 'Log']
+           'leash', 'join_experiment', 'Log']
 
 # %% ../nbs/24_pipeline.ipynb #a0c0a090
 import contextlib
@@ -80,7 +80,7 @@ def run_stage(
     root, stage = project_root(), read_stage(name)
     parameters = checked(root / stage.notebook, parameters or {})
     run = os.environ["MLFLOW_RUN_ID"] = _run_of(root, name)
-    alone = tracking.TOKEN not in os.environ
+    alone = tracking.TOKEN not in os.environ or tracking.experiment() is not None # else `run_pipeline` closes the run
     executed, begun = root / "runs" / f"{name}.ipynb", time.monotonic()
     (loading := threading.Thread(target=_load, daemon=True)).start()
     try:
@@ -106,8 +106,10 @@ def _run_of(root: Path, stage: str) -> str:
     note = root / f"runs/.{token}.run"
     if token and note.exists() and (kept := read_json(note))["uri"] == uri: # else the server is gone, or back
         return kept["run"]
-    run = tracking.join_run(tracking.connect(), stage)
-    if token:
+    run = tracking.join_run(client := tracking.connect(), stage)
+    if tracking.experiment():
+        tracking.open_experiment(client, run)
+    elif token:
         write_json(note, {"uri": uri, "run": run})
     return run
 
@@ -204,14 +206,35 @@ def repro(
 
 # %% ../nbs/24_pipeline.ipynb #8f7947e6
 def leash() -> None:
-    "In a stage of `run_pipeline`: end when the process that started it is gone, however it went."
+    "In a stage of `run_pipeline` or of an experiment: end when the process that started it is gone, however it went."
+    parent = os.getppid()
+
     def wait() -> None:
-        while os.read(0, 4096):
-            pass
+        if tracking.experiment(): # DVC's own workers give their stages no pipe to listen at
+            while os.getppid() == parent:
+                time.sleep(.5)
+        else:
+            while os.read(0, 4096):
+                pass
         os.kill(os.getpid(), signal.SIGTERM) # the runner takes its kernel along
 
     if tracking.TOKEN in os.environ:
         threading.Thread(target=wait, daemon=True).start()
+
+# %% ../nbs/24_pipeline.ipynb #356d8501
+def join_experiment() -> None: # starts this process anew if it runs the wrong code
+    "In a stage of a DVC experiment: work where DVC has put it, with the code that lies there, as part of one MLflow run."
+    if tracking.experiment() is None:
+        return
+    os.environ.pop("STOCKML_ROOT", None)
+    os.environ["STOCKML_ROOT"] = str(root := project_root())
+    code, known = [str(root), str(root / "scrapy_project")], os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if root != tracking.keeper() and code[0] not in known:
+        path = os.pathsep.join([*code, *filter(None, known)])
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONPATH": path}) # noqa: S606 (this very command)
+    changes = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "refs/exps/exec/EXEC_MERGE"], cwd=root,
+                             capture_output=True, text=True, check=False).stdout.strip()
+    os.environ[tracking.TOKEN] = uuid.uuid5(uuid.NAMESPACE_OID, f"{tracking.experiment()} {changes}").hex
 
 # %% ../nbs/24_pipeline.ipynb #0d9485ec
 class Log:

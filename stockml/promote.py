@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .bundle import Bundle, load_bundle, whole_folder, write_manifest
-from .config import BadInput, Gate, Params, StockmlError, first_error
+from .config import BadInput, Gate, Params, StockmlError, first_error, project_root
 from .evaluate import VIEWS
 from .files import atomic, lock, plain, read_json, sha256
 from .forecaster import CLASSICAL, XgbScale
@@ -305,10 +305,12 @@ def _register(run: str | None, folder: Path, aliases: tuple[str, ...], promoted:
     "Register a bundle under a run that MLflow knows; say what was done."
     if not run:
         return "not registered: the model belongs to no MLflow run"
-    from stockml.tracking import EXPERIMENT, connect, register # seconds, and only here
+    from stockml.tracking import EXPERIMENT, connect, keeper, register # seconds, and only here
 
     client = connect()
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     if run not in {r.info.run_id for r in client.search_runs([experiment], f"attributes.run_id = '{run}'")}:
         return f"not registered: run {run} is not in this MLflow"
-    return f"registered as version {register(run, folder, aliases, {'promoted': str(promoted)})}: {', '.join(aliases)}"
+    aliases = aliases if keeper() == project_root() else () # of a copy of the project: nothing there serves
+    version = register(run, folder, aliases, {"promoted": str(promoted)})
+    return f"registered as version {version}: {', '.join(aliases) or 'an experiment, so without an alias'}"
