@@ -60,6 +60,8 @@ def connect(
     warnings.filterwarnings("ignore", message="IProgress not found") # tqdm, in a kernel without widgets
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true") # nobody's business but the team's
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true") # there stands our JSON
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3") # 7 would be four silent minutes
     from mlflow import MlflowClient, set_tracking_uri
 
@@ -104,7 +106,7 @@ def _first_use(client: Any, path: Path | None) -> None:
         if client.get_experiment_by_name(EXPERIMENT) is None:
             raise
 
-
+# %% ../nbs/18_tracking.ipynb #6721a04e
 def experiment_of(client: Any) -> str:
     "The id of our experiment there."
     return client.get_experiment_by_name(EXPERIMENT).experiment_id
