@@ -535,20 +535,29 @@ def promote(as_json: AsJson = False) -> None:
 # %% ../nbs/40_cli.ipynb #666dbe0e
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option(min=1, help="Runs at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Events at most, and runs, and decisions.")] = 20,
+    who: Annotated[str | None, typer.Option(help="Only theirs: a part of the name or the address.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Who did what, when: the newest pipeline runs, and the gate's decisions.
+    """Who did what, when: pipeline runs, the gate's decisions, retrainings and versions of the data, the newest first.
 
-    Example: stockml history --limit 5
+    Example: stockml history --limit 5 --who ada
     """
     from stockml.promote import decisions
+    from stockml.timeline import timeline, timeline_text
     from stockml.tracking import history as runs
 
-    table, gate = runs(limit), decisions(project_root() / "models/promotions.jsonl")[-limit:]
-    lines = [f"{d['time']}  {'promoted' if d['promoted'] else 'refused '}  {d['model']}  {d['who']}" for d in gate[::-1]]
-    text = (table.to_string(index=False, na_rep="–") if len(table) else "no runs yet") + "\n\n" + "\n".join(lines)
-    show({"runs": table.to_dict("records"), "decisions": gate}, text, as_json)
+    root, many = project_root(), limit if who is None else 10_000
+    table, gate = runs(many), decisions(root / "models/promotions.jsonl")
+    events = timeline(root, journal_folder(), table, gate, limit, who)
+    text = ("" if len(table) else "no runs yet\n\n") + timeline_text(events)
+    show({"runs": _theirs(table.to_dict("records"), who)[:limit], "decisions": _theirs(gate, who)[-limit:],
+          "events": [e._asdict() for e in events]}, text, as_json)
+
+
+def _theirs(records: list[dict], who: str | None) -> list[dict]:
+    "Those of a person."
+    return [r for r in records if who is None or who.casefold() in (r["who"] or "").casefold()]
 
 # %% ../nbs/40_cli.ipynb #666a0ab3
 @app.command()

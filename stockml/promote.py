@@ -305,12 +305,8 @@ def _register(run: str | None, folder: Path, aliases: tuple[str, ...], promoted:
     "Register a bundle under a run that MLflow knows; say what was done."
     if not run:
         return "not registered: the model belongs to no MLflow run"
-    from stockml.tracking import EXPERIMENT, connect, keeper, register # seconds, and only here
+    from stockml.tracking import keeper, register # seconds, and only here
 
-    client = connect()
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    if run not in {r.info.run_id for r in client.search_runs([experiment], f"attributes.run_id = '{run}'")}:
-        return f"not registered: run {run} is not in this MLflow"
     aliases = aliases if keeper() == project_root() else () # of a copy of the project: nothing there serves
     version = register(run, folder, aliases, {"promoted": str(promoted)})
     return f"registered as version {version}: {', '.join(aliases) or 'an experiment, so without an alias'}"

@@ -112,12 +112,13 @@ def test_dirty_is_what_git_says(store, client, monkeypatch, tmp_path):
 
 def test_stages_of_one_pipeline_run_share_a_run(client, monkeypatch):
     monkeypatch.setenv(tracking.TOKEN, "first")
-    assert tracking.current_run("first") is None
+    assert tracking.close_runs("first", "FINISHED") is None
     run = tracking.join_run(client, "ingest")
-    assert tracking.join_run(client, "features") == run == tracking.current_run("first")
+    assert tracking.join_run(client, "features") == run
     assert client.get_run(run).data.tags["mlflow.source.name"] == "stockml run"
     monkeypatch.setenv(tracking.TOKEN, "second")
     assert tracking.join_run(client, "ingest") != run
+    assert tracking.close_runs("first", "FAILED") == run and client.get_run(run).info.status == "FAILED"
     monkeypatch.delenv(tracking.TOKEN)
     assert tracking.join_run(client, "ingest") != tracking.join_run(client, "ingest")
 

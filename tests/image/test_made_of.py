@@ -33,9 +33,21 @@ def test_every_wanted_package_is_locked(root):
 
 def test_the_set_is_closed_to_other_machines_and_whole(root):
     services = yaml.safe_load((root / "serve/compose.yaml").read_text())["services"]
-    assert services.keys() == {"service", "mlflow", "database", "prometheus"}
+    assert services.keys() == {"service", "mlflow", "database", "files", "prometheus"}
     assert all(port.startswith("127.0.0.1:") for s in services.values() for port in s.get("ports", []))
     for volume in [v for s in services.values() for v in s.get("volumes", []) if v.startswith("./")]:
         assert (root / "serve" / volume.split(":")[0]).is_file()
     scraped = yaml.safe_load((root / "serve/monitoring/prometheus.yml").read_text())["scrape_configs"]
     assert scraped[0]["dns_sd_configs"][0]["names"] == ["service"]
+
+
+def test_mlflow_keeps_nothing_of_its_own_and_alone_has_the_key(root):
+    services = yaml.safe_load((root / "serve/compose.yaml").read_text())["services"]
+    assert set(services["mlflow"]["depends_on"]) == {"database", "files"} and "volumes" not in services["mlflow"]
+    assert all("healthcheck" in services[name] for name in services["mlflow"]["depends_on"])
+    keys = {n: {k: v for k, v in s.get("environment", {}).items() if k.startswith("AWS_") and k != "AWS_DEFAULT_REGION"}
+            for n, s in services.items()}
+    assert keys["mlflow"] == keys["files"] != {} and not any(keys[n] for n in keys.keys() - {"mlflow", "files"})
+    command = (root / "serve/mlflow/Dockerfile").read_text()
+    assert "--serve-artifacts" in command and '--artifacts-destination \\"$ARTIFACTS\\"' in command
+    assert services["mlflow"]["environment"]["ARTIFACTS"].endswith("s3://mlflow/artifacts}")
