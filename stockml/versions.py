@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['STORE', 'REPORT', 'MODEL', 'WHERE', 'HEX', 'PIECE', 'LARGEST', 'Commit', 'Version', 'Locked', 'read_lock', 'locks',
            'here', 'versions', 'digests', 'in_place', 'Objects', 'whole', 'fetch', 'state', 'inside', 'manifests',
-           'version_of', 'trainings', 'models', 'log', 'log_text', 'pick', 'at_risk', 'checkout', 'copy', 'restated',
-           'diff', 'diff_text']
+           'version_of', 'trainings', 'models', 'log', 'log_text', 'pick', 'at_hand', 'at_risk', 'checkout', 'copy',
+           'restated', 'diff', 'diff_text']
 
-# %% ../nbs/36_versions.ipynb #5822d12f
+# %% ../nbs/36_versions.ipynb #26787b82
 import json
 import logging
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import file_digest
@@ -413,7 +414,7 @@ def _by_day(_: Path, __: Objects, found: list[Version], name: str) -> list[Versi
     "Versions as of a day."
     return [v for v in found if v.as_of == name]
 
-# %% ../nbs/36_versions.ipynb #a9719eb1
+# %% ../nbs/36_versions.ipynb #50cc9889
 def _by_commit(root: Path, _: Objects, found: list[Version], name: str) -> list[Version]:
     "The version that the dvc.lock of a commit, a tag or a branch names; it may be one that HEAD did not come from."
     if name.startswith("-"):
@@ -432,18 +433,19 @@ def _by_model(root: Path, store: Objects, found: list[Version], name: str) -> li
     kept = {f: m for f, m in manifests(store, found).items() if name in (version_of(m), m.get("run_id"))}
     if mine := [v for v in found if set(v.models) & set(kept)]:
         return mine
-    wanted = {m["data_sha256"] for m in _at_hand(root) if name in (version_of(m), m.get("run_id"))}
+    wanted = {m["data_sha256"] for _, m in at_hand(root) if name in (version_of(m), m.get("run_id"))}
     if not wanted and re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{32}", name):
         runs = {d["run_id"] for d in decisions(root / "models/promotions.jsonl") if d["model"] == name} | {name}
         wanted = {r["data_sha256"] for r in trainings(root) if r["run_id"] in runs}
     return [v for v in found if (p := store.path(v.md5)).exists() and sha256(p) in wanted] if wanted else []
 
 
-def _at_hand(root: Path) -> Iterator[dict[str, Any]]:
-    "Manifests of the bundles in the project's folder."
-    for path in sorted(root.glob("models/*/manifest.json")):
-        with suppress(BadInput):
-            yield read_json(path)
+def at_hand(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]: # folder, manifest
+    "The bundles in the project's folder."
+    for pattern in ("models/*/manifest.json", "models/kept/*/manifest.json"):
+        for path in sorted(root.glob(pattern)):
+            with suppress(BadInput):
+                yield path.parent, read_json(path)
 
 # %% ../nbs/36_versions.ipynb #62a3e213
 def at_risk(
@@ -461,7 +463,7 @@ def at_risk(
         return f"data {min(unnamed)[:8]}, which is here now, is in no commit yet: keep it by `{commit}`, or lose it with --force"
     return None
 
-# %% ../nbs/36_versions.ipynb #74b82dfd
+# %% ../nbs/36_versions.ipynb #fbff7340
 def checkout(
     root: Path, # of the project
     version: Version, # from `pick`
@@ -479,7 +481,7 @@ def checkout(
         set_params(path, {f"data.{k}": v for k, (_, v) in changed.items()}) # first: it alone can be refused
         copy(source, root / STORE)
         _put_report(root, store, version)
-        _put_entry(root, store, version)
+        _put_entry(root, version)
     return {"md5": version.md5, "as_of": version.as_of, "changed": changed, "source": load_params(path).data.source}
 
 
@@ -491,7 +493,7 @@ def copy(
     with atomic(target) as tmp:
         shutil.copyfile(source, tmp)
 
-# %% ../nbs/36_versions.ipynb #c528e814
+# %% ../nbs/36_versions.ipynb #d51f50bf
 def _put_report(root: Path, store: Objects, version: Version) -> None:
     "metrics/ingest.json as it was then, or what can be counted."
     try:
@@ -504,10 +506,8 @@ def _put_report(root: Path, store: Objects, version: Version) -> None:
             tmp.write_text(json.dumps({"as_of": version.as_of, "rows": int(counts.sum()), "tickers": len(counts)}, indent=2) + "\n")
 
 
-def _put_entry(root: Path, store: Objects, version: Version) -> None:
+def _put_entry(root: Path, version: Version) -> None:
     "The ingest stage's entry of dvc.lock: that of HEAD if it names this version, else of what is in place."
-    from dvc.exceptions import DvcException
-
     path = root / "dvc.lock"
     [head] = _texts(root, [f"HEAD:{_git(root, 'rev-parse', '--show-prefix').decode().strip()}dvc.lock"])
     if path.exists() and (locked := read_lock(head)) and locked.md5 == version.md5 and "ingest" in (old := _entries(head.decode())):
@@ -515,10 +515,11 @@ def _put_entry(root: Path, store: Objects, version: Version) -> None:
         with atomic(path) as tmp:
             tmp.write_text("".join(new.values()))
         return
-    try:
-        store.repo.commit(f"{root / 'dvc.yaml'}:ingest", force=True) # by its path: DVC would look where we are
-    except DvcException as e:
-        raise StockmlError(f"dvc commit ingest: {' '.join(str(e).split())[:200]}; {STORE} and params.yaml are those of the version") from e
+    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "ingest"], cwd=root, capture_output=True, text=True,
+                          check=False)
+    if done.returncode:
+        words = (done.stderr.strip() or "?").splitlines()[-1]
+        raise StockmlError(f"dvc commit ingest: {words}; {STORE} and params.yaml are those of the version, dvc.lock is not")
 
 
 def _entries(text: str) -> dict[str, str]:
