@@ -1,6 +1,5 @@
 "From a valid request to its answer, and to the record of it that the journal keeps."
 
-import hashlib
 import time
 from dataclasses import dataclass
 from itertools import chain
@@ -13,7 +12,7 @@ from stockml.bundle import Bundle, forecast_stocks
 from stockml.config import BadInput
 from stockml.features import History, Rows, as_bars, make_features
 from stockml.forecaster import XgbScale
-from stockml.journal import new_id
+from stockml.journal import input_sha256, new_id
 
 from .body import Wanted
 from .problems import Invalid
@@ -78,12 +77,6 @@ def _record(served: Served, stock: History, one: dict[str, Any], features: dict[
     return {"ticker": one["ticker"], "origin": one["origin"], "close": one["close"], "bars": len(stock.dates),
             "model": served.model, "bundle_sha256": served.bundle.manifest["sha256"], "input_sha256": input_sha256(stock),
             "forecasts": forecasts, "features": features}
-
-
-def input_sha256(stock: History) -> str:
-    "SHA-256 of a stock's bars as the model sees them, however the client wrote them: ticker, days, then each column's 8-byte floats."
-    columns = np.concatenate([stock.dates.astype("<i8").view("<f8"), *stock[2:]]).astype("<f8", copy=False)
-    return hashlib.sha256(stock.ticker.encode() + columns.tobytes()).hexdigest()
 
 
 def _reasons(bundle: Bundle, stocks: list[History], made: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ENCODE', 'ECS', 'NAME', 'STATE', 'BATCH', 'EVERY_S', 'ROLL', 'CHUNK', 'LINE', 'instant', 'event', 'new_id', 'id_time',
-           'files', 'Journal', 'pieces', 'decoded', 'read', 'Found', 'find']
+           'input_sha256', 'files', 'Journal', 'pieces', 'decoded', 'read', 'Found', 'find']
 
 # %% ../nbs/27_journal.ipynb #d45842fa
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,6 +58,16 @@ def id_time(
     except ValueError:
         raise BadInput(f"{forecast_id[:100]!r} is no forecast id; one looks like {new_id()}") from None
     return datetime.fromtimestamp((known.int >> 80) / 1000, UTC) if known.version == 7 else None
+
+# %% ../nbs/27_journal.ipynb #8e2f4b60
+def input_sha256(
+    stock: Any, # stockml.features.History
+) -> str: # 64 hex digits
+    "SHA-256 of a stock's bars as the model sees them, however the client wrote them: ticker, days, then each column's 8-byte floats."
+    hashed = hashlib.sha256(stock.ticker.encode() + stock.dates.astype("<i8").tobytes())
+    for column in stock[2:]:
+        hashed.update(column.astype("<f8", copy=False).tobytes())
+    return hashed.hexdigest()
 
 # %% ../nbs/27_journal.ipynb #b65a4be7
 NAME = "journal-{:06d}.ndjson"
