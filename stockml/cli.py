@@ -26,7 +26,7 @@ import typer
 from . import __version__
 from .config import BadInput, StockmlError, load_params, project_root
 from .files import plain, read_json
-from .team import app as team
+from .team import app as team, push_out
 from .terminal import AsJson, Changes, note, progress, read_changes, read_day, read_horizons, show
 
 # %% ../nbs/40_cli.ipynb #59556ff8
@@ -56,11 +56,13 @@ def main() -> None: # ends the process
 def run(
     force: Annotated[bool, typer.Option(help="Run every stage, changed or not.")] = False,
     changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Write this into params.yaml first.")] = [], # noqa: B006
+    pull: Annotated[bool, typer.Option(help="Take what others have computed from DVC's remote, if there is one.")] = True,
+    push: Annotated[bool, typer.Option("--push", help="Afterwards send what came of it to the remote.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do the main job: scrape, train, evaluate, backtest, promote, and ask the service for a forecast.
 
-    Only what has changed since the last run is done again. Example: stockml run --set data.tickers=AAPL,KO
+    Only what has changed since the last run, and what the remote does not have, is done again. Example: stockml run --set data.tickers=AAPL,KO
     """
     from stockml.pipeline import run_pipeline
 
@@ -69,12 +71,15 @@ def run(
 
         write_changes(project_root() / "params.yaml", read_changes(changes))
     root, params = project_root(), load_params()
-    done = run_pipeline(force, say=note)
-    note(f"pipeline: {', '.join(done.ran) or 'nothing had changed'} ({done.seconds:g} s)")
+    done = run_pipeline(force, say=note, pull=pull)
+    came = f"{len(done.pulled)} results from the remote, " if done.pulled else ""
+    note(f"pipeline: {came}{', '.join(done.ran) or ('nothing to compute' if came else 'nothing had changed')} ({done.seconds:g} s)")
     facts = finish(root, params)
+    if push:
+        push_out(root)
     from stockml.report import summary_text
 
-    show({**facts, "ran": done.ran, "run_id": done.run_id, "seconds": done.seconds}, summary_text(facts) + where_to_look(root), as_json)
+    show({**facts, **done._asdict()}, summary_text(facts) + where_to_look(root), as_json)
 
 # %% ../nbs/40_cli.ipynb #8d7fbca1
 def finish(
