@@ -62,7 +62,7 @@ def run(
 ) -> None:
     """Do the main job: scrape, train, evaluate, backtest, promote, and ask the service for a forecast.
 
-    Only what has changed since the last run, and what the remote does not have, is done again. Example: stockml run --set data.tickers=AAPL,KO
+    What has not changed since the last run, or what a remote has, is not done again. Example: stockml run --set data.tickers=AAPL,KO
     """
     from stockml.pipeline import run_pipeline
 
