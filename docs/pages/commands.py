@@ -27,6 +27,12 @@ def every(name: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield from every(f"{name} {below}", sub)
 
 
+def names() -> dict[str, str]:
+    "`stockml NAME` -> address of its description, seen from the site's root."
+    return {f"stockml {full}": f"cli/{name}.md" + (f"#{_anchor(full)}" if full != name else "")
+            for name, top in commands().items() for full, _ in every(name, top)}
+
+
 def index() -> str:
     "The way in."
     rows = "\n".join(f"| [`stockml {full}`]({name}.md{'#' + _anchor(full) if full != name else ''}) | {escape(_first(c.help))} |"
