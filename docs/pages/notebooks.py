@@ -71,10 +71,11 @@ def _code(cell: SimpleNamespace, module: str) -> str:
 
 
 def _define(fence: str, cell: str, module: str, imports: bool) -> str:
-    "A cell that becomes part of the package."
+    "A cell that becomes part of the package. Search leads to the reference instead."
     if imports:
-        return f'<details class="imports" id="cell-{cell}" markdown>\n<summary>What it imports</summary>\n\n{fence}\n\n</details>'
-    return f'<div class="define" id="cell-{cell}" data-module="stockml.{module}" markdown>\n\n{fence}\n\n</div>'
+        summary = "<summary>What it imports</summary>"
+        return f'<details class="imports" id="cell-{cell}" data-search-exclude markdown>\n{summary}\n\n{fence}\n\n</details>'
+    return f'<div class="define" id="cell-{cell}" data-module="stockml.{module}" data-search-exclude markdown>\n\n{fence}\n\n</div>'
 
 
 def _only_imports(source: str) -> bool:
