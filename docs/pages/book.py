@@ -107,7 +107,7 @@ class Book:
         "A page that stands in the repository as it is."
         text = (self.root / path).read_text()
         title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), Path(path).stem)
-        said = next((p for p in text.split("\n\n")[1:] if p.strip()), "")
+        said = next((p for p in text.split("\n\n")[1:] if p.strip() and not p.lstrip().startswith(("#", "```", "|"))), "")
         lead = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", notebooks.first(" ".join(line.strip("> ") for line in said.splitlines())))
         return {title: self._add(uri, title, lambda: notebooks.spaced(text), path, lead)}
 

@@ -71,7 +71,7 @@ def _command(full: str, command: Any) -> Iterator[str]:
     text = "\n\n".join(paragraphs)
     examples = re.findall(r"Example: (stockml .*)", text)
     said = [p.strip() for p in re.sub(r"Example: stockml .*", "", text).split("\n\n")]
-    yield f"> {said[0]}"
+    yield _quoted(said[0]) if " " in full else f"> {said[0]}"
     yield from map(_quoted, said[1:])
     shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
     arguments = [p for p in shown if not p.opts[0].startswith("-")]
