@@ -3,6 +3,7 @@
 import configparser
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from . import source
@@ -20,7 +21,6 @@ class Package:
         self.modules = {p.stem: source.read(p) for p in sorted((root / "stockml").glob("[a-z]*.py"))}
         self.floors = _floors(root / ".importlinter")
         self.classes = {t.name: (m.name, t) for m in self.modules.values() for t in m.things if t.what == "class"}
-        self.aliases = {t.name: (m.name, t) for m in self.modules.values() for t in m.things if t.what == "constant"}
         self.missing: list[str] = []  # parameters without a meaning, dotted
 
     def names(self) -> dict[str, str]:
@@ -36,31 +36,41 @@ class Package:
             out.setdefault(name, f"api/{module}.md#{anchor(name)}")
         return out
 
+    def find(self, module: source.Module, name: str) -> tuple[str, source.Thing] | None:
+        "What a name means in a module, if it is ours: where it is from, and what it is."
+        home = module.imports.get(name, module.name)
+        return next(((home, t) for t in self.modules[home].things if t.name == name), None) if home in self.modules else None
+
+    def typed(self, module: source.Module, kind: str) -> str:
+        "A type as code; a link to the first class of ours in it."
+        own = next((found for name in NAMES.findall(kind) if (found := self.find(module, name))), None)
+        return f"[{code(kind)}]({own[0]}.md#{anchor(own[1].name)})" if own else code(kind)
+
     def meaning(self, module: source.Module, thing: source.Thing, part: source.Thing, value: source.Value) -> str:
         "What a parameter means: its own comment, else what is said of the same name nearby, of its type, or everywhere."
         plain = value.name.lstrip("*")
         dotted = f"{module.name}.{thing.name}.{'' if part is thing else part.name + '.'}{plain}"
-        for said in (value.comment, self._inherited(thing, part, plain), HERE.get(dotted, ""), self._earlier(module, part, value),
-                     self._of_type(value.kind), WORDS.get(plain, "")):
+        for said in (value.comment, self._inherited(module, thing, part, plain), HERE.get(dotted, ""), self._earlier(module, part, value),
+                     self._of_type(module, value.kind), WORDS.get(plain, "")):
             if said:
                 return said
         if part.what == "function" or part.methods:  # a plain record's docstring may say enough
             self.missing.append(dotted)
         return ""
 
-    def inherited(self, thing: source.Thing, part: source.Thing) -> str:
+    def inherited(self, module: source.Module, thing: source.Thing, part: source.Thing) -> str:
         "What the same method of a class above says of itself."
-        above = [self.classes[base][1] for base in thing.bases if base in self.classes]
-        return next((m.doc or self.inherited(a, m) for a in above for m in a.methods if m.name == part.name), "")
+        above = [found for base in thing.bases if (found := self.find(module, base))]
+        return next((m.doc or self.inherited(self.modules[home], a, m) for home, a in above for m in a.methods if m.name == part.name), "")
 
-    def _inherited(self, thing: source.Thing, part: source.Thing, name: str) -> str:
+    def _inherited(self, module: source.Module, thing: source.Thing, part: source.Thing, name: str) -> str:
         "Of the same method's parameter in a class above."
         for base in thing.bases:
-            if base in self.classes:
-                above = self.classes[base][1]
+            if found := self.find(module, base):
+                above = found[1]
                 same = next((m for m in above.methods if m.name == part.name), None)
                 said = next((v.comment for v in same.takes if v.name.lstrip("*") == name and v.comment), "") if same else ""
-                if said or (said := self._inherited(above, part, name)):
+                if said or (said := self._inherited(self.modules[found[0]], above, part, name)):
                     return said
         return ""
 
@@ -71,12 +81,13 @@ class Package:
         said = {v.comment for p in before for v in p.takes if v.name == value.name and v.kind == value.kind and v.comment}
         return said.pop() if len(said) == 1 else ""
 
-    def _of_type(self, kind: str) -> str:
+    def _of_type(self, module: source.Module, kind: str) -> str:
         "Of a class or alias of ours that the type names."
         for name in NAMES.findall(kind):
-            if name in self.classes:
-                return f"{first(self.classes[name][1].doc)} (`{name}`)"
-            if name in self.aliases and (said := re.search(r"help='([^']*)'", self.aliases[name][1].gives.default)):
+            found = self.find(module, name)
+            if found and found[1].what == "class":
+                return f"{first(found[1].doc)} (`{name}`)"
+            if found and found[1].what == "constant" and (said := re.search(r"help='([^']*)'", found[1].gives.default)):
                 return said[1]
         return ""
 
@@ -151,7 +162,7 @@ def _described(package: Package, module: source.Module, thing: source.Thing, not
         parts += _function(package, module, thing, thing)
     else:
         kind = next((b for b in thing.bases if b not in ("NamedTuple", "BaseModel", "Protocol")), "")
-        fields = _table("field", thing.takes, lambda v: _field(package, module, thing, v))
+        fields = _table("field", thing.takes, partial(package.typed, module), lambda v: _field(package, module, thing, v))
         parts += [f"```` python\nclass {thing.name}{f'({kind})' if kind else ''}\n````", thing.doc, fields]
     where = f"{notebook}#cell-{thing.cell}" if thing.cell else notebook
     parts.append(f'[Defined in the notebook]({where}){{ .defined }}')
@@ -171,14 +182,14 @@ def _field(package: Package, module: source.Module, thing: source.Thing, value: 
 
 def _function(package: Package, module: source.Module, thing: source.Thing, part: source.Thing) -> list[str]:
     "Signature, sentence, parameters, what comes back, errors."
-    takes = _table("parameter", part.takes, lambda v: package.meaning(module, thing, part, v))
+    takes = _table("parameter", part.takes, partial(package.typed, module), lambda v: package.meaning(module, thing, part, v))
     gives, back = part.gives, ""
     if gives and gives.kind not in ("", "None"):
-        back = f"**Returns** {code(gives.kind)}" + (f": {escape(gives.comment)}" if gives.comment else "")
+        back = f"**Returns** {package.typed(module, gives.kind)}" + (f": {escape(gives.comment)}" if gives.comment else "")
     elif gives and gives.comment:
         back = f"**Returns** nothing: {escape(gives.comment)}"
     errors = "**Errors** " + ", ".join(f"`{e}`" for e in part.errors) if part.errors else ""
-    return [f"```` python\n{signature(part)}\n````", _examples(part.doc or package.inherited(thing, part)), takes, back, errors]
+    return [f"```` python\n{signature(part)}\n````", _examples(part.doc or package.inherited(module, thing, part)), takes, back, errors]
 
 
 def _examples(doc: str) -> str:
@@ -198,12 +209,12 @@ def signature(thing: source.Thing) -> str:
     return marks + line
 
 
-def _table(what: str, values: list[source.Value], meaning: Callable[[source.Value], str]) -> str:
+def _table(what: str, values: list[source.Value], typed: Callable[[str], str], meaning: Callable[[source.Value], str]) -> str:
     "Names, types, defaults where there are any, and what they mean."
     if not values:
         return ""
     defaults = any(v.default is not None for v in values)
-    rows = [f"| {code(v.name)} | {code(v.kind)} |" + (f" {code(_short(v.default))} |" if defaults else "") + f" {escape(meaning(v))} |"
+    rows = [f"| {code(v.name)} | {typed(v.kind)} |" + (f" {code(_short(v.default))} |" if defaults else "") + f" {escape(meaning(v))} |"
             for v in values]
     head = f"| {what} | type |{' default |' if defaults else ''} |"
     return "\n".join([head, "|---|---|---|" + ("---|" if defaults else ""), *rows])

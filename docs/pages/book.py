@@ -54,7 +54,7 @@ class Book:
         self.sources = {p.source: f"files/{p.source}" for p in self.pages.values() if p.notebook}
         files = {p.source: p.uri for p in self.pages.values()} | {f"docs/{uri}": uri for uri in (*self.pages, "openapi.json")}
         known = {"README.md": "index.md", "nbs": "method/index.md", "stockml": "api/index.md", "params.yaml": "params.md"}
-        self.links = Links(root, known | files | self.pictures, self.package.names())
+        self.links = Links(root, known | files | self.pictures, self.package.names() | commands.names())
 
     def text(self, uri: str) -> str:
         "A page's Markdown, its links resolved."
@@ -95,7 +95,8 @@ class Book:
         book = notebooks.read(self.root / path)
         title, lead = notebooks.heading(book)
         number = re.match(r"\d+", Path(path).name)
-        return {f"{number[0]} {title}" if number else title: self._add(uri, title, partial(notebooks.page, book), path, lead)}
+        title = f"{number[0]} {title}" if number else title
+        return {title: self._add(uri, title, partial(notebooks.page, book), path, lead)}
 
     def _listed(self, title: str, about: str, uris: list[str]) -> str:
         "The way into a part."
@@ -106,7 +107,7 @@ class Book:
         "A page that stands in the repository as it is."
         text = (self.root / path).read_text()
         title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), Path(path).stem)
-        said = next((p for p in text.split("\n\n")[1:] if p.strip()), "")
+        said = next((p for p in text.split("\n\n")[1:] if p.strip() and not p.lstrip().startswith(("#", "```", "|"))), "")
         lead = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", notebooks.first(" ".join(line.strip("> ") for line in said.splitlines())))
         return {title: self._add(uri, title, lambda: notebooks.spaced(text), path, lead)}
 
@@ -120,7 +121,8 @@ class Book:
         return ["howto/index.md", *menu]
 
     def _tutorials(self) -> list[Any]:
-        found = sorted(p for p in self.tracked if re.fullmatch(r"nbs/tutorials/\w+\.ipynb", p))
+        there = [p for p in self.tracked if re.fullmatch(r"nbs/tutorials/\w+\.ipynb", p)]
+        found = sorted(there, key=lambda p: (Path(p).stem != "start", p))
         menu = [self._notebook(path, f"tutorials/{Path(path).stem}.md") for path in found]
         self._add("tutorials/index.md", "Tutorials", partial(self._listed, "Tutorials", "Notebooks to run yourself: `make lab` opens them.",
                                                              [p for p in self.pages if p.startswith("tutorials/")]))

@@ -27,6 +27,12 @@ def every(name: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield from every(f"{name} {below}", sub)
 
 
+def names() -> dict[str, str]:
+    "`stockml NAME` -> address of its description, seen from the site's root."
+    return {f"stockml {full}": f"cli/{name}.md" + (f"#{_anchor(full)}" if full != name else "")
+            for name, top in commands().items() for full, _ in every(name, top)}
+
+
 def index() -> str:
     "The way in."
     rows = "\n".join(f"| [`stockml {full}`]({name}.md{'#' + _anchor(full) if full != name else ''}) | {escape(_first(c.help))} |"
@@ -65,7 +71,7 @@ def _command(full: str, command: Any) -> Iterator[str]:
     text = "\n\n".join(paragraphs)
     examples = re.findall(r"Example: (stockml .*)", text)
     said = [p.strip() for p in re.sub(r"Example: stockml .*", "", text).split("\n\n")]
-    yield f"> {said[0]}"
+    yield _quoted(said[0]) if " " in full else f"> {said[0]}"
     yield from map(_quoted, said[1:])
     shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
     arguments = [p for p in shown if not p.opts[0].startswith("-")]

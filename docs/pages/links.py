@@ -37,8 +37,13 @@ class Links:
 
     def _span(self, text: str, code: str, source: str, uri: str) -> str:
         "A code span that names a page's file or a public name."
-        to = self.files.get(code.rstrip("/")) or self.names.get(code) or self.names.get(f"{_module(uri)}.{code}")
-        return f"[{text}]({_seen(to, uri)})" if (to and to.split("#")[0] != uri) or (to and "#" in to) else text
+        to = self.files.get(code.rstrip("/")) or self.names.get(code) or self.names.get(f"{_module(uri)}.{code}") or self._command(code)
+        return text if to in (None, uri) else f"[{text}]({_seen(to, uri)})"
+
+    def _command(self, code: str) -> str | None:
+        "A command line of ours."
+        words = code.split()
+        return next((self.names[name] for n in (3, 2) if words[:1] == ["stockml"] and (name := " ".join(words[:n])) in self.names), None)
 
     def _link(self, part: re.Match, source: str, uri: str) -> str:
         "A link or picture; to a file that is not on the site: its text alone."

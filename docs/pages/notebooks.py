@@ -66,19 +66,19 @@ def _code(cell: SimpleNamespace, module: str) -> str:
         return ""
     fence = f"```` python\n{source}\n````"
     if "export" in told:
-        fence = _define(fence, cell.id, module, _only_imports(source))
+        fence = _define(fence, cell.id, module, ast.parse(source).body)
     return "\n\n".join([fence, *filter(None, map(_output, cell.outputs))])
 
 
-def _define(fence: str, cell: str, module: str, imports: bool) -> str:
-    "A cell that becomes part of the package."
-    if imports:
-        return f'<details class="imports" id="cell-{cell}" markdown>\n<summary>What it imports</summary>\n\n{fence}\n\n</details>'
-    return f'<div class="define" id="cell-{cell}" data-module="stockml.{module}" markdown>\n\n{fence}\n\n</div>'
-
-
-def _only_imports(source: str) -> bool:
-    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+def _define(fence: str, cell: str, module: str, body: list[ast.stmt]) -> str:
+    "A cell that becomes part of the package, below links to its names in the reference. Search leads there too, not here."
+    if all(isinstance(node, ast.Import | ast.ImportFrom) for node in body):
+        summary = "<summary>What it imports</summary>"
+        return f'<details class="imports" id="cell-{cell}" data-search-exclude markdown>\n{summary}\n\n{fence}\n\n</details>'
+    defined = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
+    names = [f"`stockml.{module}`", *(f"[`{name}`](../docs/api/{module}.md#{name})" for name in defined)]
+    label = f'<p class="names" markdown>{" ".join(names)}</p>'
+    return f'<div class="define" id="cell-{cell}" data-search-exclude markdown>\n\n{label}\n\n{fence}\n\n</div>'
 
 
 def _output(out: dict) -> str:

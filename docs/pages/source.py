@@ -41,6 +41,7 @@ class Module:
     name: str
     doc: str
     things: list[Thing]
+    imports: dict[str, str]  # name -> module of the package that it is from
 
 
 def read(path: Path) -> Module:
@@ -55,7 +56,12 @@ def read(path: Path) -> Module:
         for thing in (t for t in found if t.name in public):
             thing.cell = next((cell for line, cell in reversed(cells) if line <= node.lineno), "")
             out.append(thing)
-    return Module(path.stem, ast.get_docstring(tree) or "", out)
+    return Module(path.stem, ast.get_docstring(tree) or "", out, _imports(tree))
+
+
+def _imports(tree: ast.Module) -> dict[str, str]:
+    found = ((node.module, alias) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module for alias in node.names)
+    return {alias.asname or alias.name: module.removeprefix("stockml.") for module, alias in found}
 
 
 def _comments(text: str) -> dict[int, str]:

@@ -7,10 +7,8 @@ WORDS = {
     "as_of": "nothing later is seen",
     "bars": "prices, one row per ticker and session, as `schema.BARS`",
     "bundle": "a loaded model",
-    "client": "of MLflow",
     "day": "a session",
     "features": "a row per ticker and session, what was known at its close",
-    "first": "the first day",
     "folder": "where the files lie",
     "forecast_id": "UUID version 7",
     "facts": "what there is to tell",
@@ -34,12 +32,8 @@ WORDS = {
     "say": "is told of progress, line by line",
     "seconds": "wall clock",
     "seed": "of the random numbers",
-    "service": "one that was started",
-    "settings": "a section of params.yaml",
     "skill": "whether it has been shown out of sample",
     "source": "exchange, yahoo, stooq or csv",
-    "stage": "of dvc.yaml",
-    "start": "of the first",
     "state": "what `state()` gave",
     "store": "the Parquet file of bars",
     "subtitle": "the line below the title",
@@ -61,6 +55,7 @@ WORDS = {
 
 # In one place: names of stages' modules, whose text cannot change without the pipeline running anew.
 HERE = {
+    "bundle.Manifest.features": "names, in the order in which the model takes them",
     "evaluate.evaluate_bars.options": "as for `walk_tables`",
     "explain.sessions.n": "how many",
     "features.Moves.of.kind": "one of `KINDS`",
