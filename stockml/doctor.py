@@ -312,7 +312,7 @@ def _dvc(root: Path) -> Iterator[Any]: # dvc.repo.Repo
 
     from dvc.repo import Repo # a second
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    logging.getLogger("dvc").setLevel(logging.CRITICAL) # below that it draws progress bars
     with Repo(str(root)) as repo:
         yield repo
 
