@@ -7,7 +7,7 @@ class Kernels(AsyncMappingKernelManager):
     "Stages run at the root of the project, as under DVC; every other notebook in its own folder."
 
     def cwd_for_path(self, path, **kwargs):
-        return self.root_dir if path.lstrip("/").startswith("pipelines/") else super().cwd_for_path(path, **kwargs)
+        return self.root_dir if path.strip("/").partition("/")[0] == "pipelines" else super().cwd_for_path(path, **kwargs)
 
 
 c = get_config()  # noqa: F821 (Jupyter puts it here)

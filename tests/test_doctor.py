@@ -203,7 +203,7 @@ def test_data_that_is_gone_or_old(piped):
     assert look("data", piped) == ("warn", "changed since they last ran: copy", "make run")
     (piped / "in").write_text("1")
     shutil.rmtree(piped / ".dvc/cache")
-    assert look("data", piped) == ("warn", "not here, nor in DVC's cache: out", "make run")
+    assert look("data", piped) == ("warn", "not in DVC's cache: out", "make run")
     (piped / "dvc.lock").unlink()
     assert look("data", piped).says == "nothing has been computed: there is no dvc.lock"
 

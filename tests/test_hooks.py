@@ -191,6 +191,10 @@ def test_where_nothing_can_be_installed(tmp_path):
     assert "core.hooksPath is /elsewhere" in repo.make("git")
     assert repo.run("make", "-s", "-o", "setup", f"VENV={sys.prefix}", "hooks", ok=False).returncode == 2
     assert not (repo.folder / ".git/hooks/pre-commit").exists()
+    repo.git("config", "--unset", "core.hooksPath")
+    shutil.rmtree(repo.folder / ".git/hooks")
+    (repo.folder / ".git/hooks").write_text("no folder")
+    assert "could not be installed here" in repo.make("git")
     inner = repo.folder / "vendored"
     shutil.copytree(repo.folder / ".ci", inner / ".ci")
     assert "belongs to another repository" in repo.run(str(inner / ".ci/hooks"), ok=False).stdout

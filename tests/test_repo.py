@@ -2,6 +2,7 @@
 
 import filecmp
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,15 @@ def test_notebooks_are_as_the_hooks_leave_them(root, tmp_path):
     clean = {p.relative_to(tmp_path): p for p in tmp_path.rglob("*.ipynb")}
     assert len(clean) > 30
     assert not [str(name) for name, path in clean.items() if path.read_bytes() != (root / name).read_bytes()], "run nbdev_clean --fname nbs"
+
+
+def test_tutorials_have_no_outputs_but_the_crash_and_lead_somewhere(root):
+    for path in (root / "nbs/tutorials").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        assert path.name == "crash.ipynb" or not [c for c in cells if c.get("outputs")], path.name
+        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+        links = re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r'src="(?!http)([^"]+)"', text)
+        assert not [link for link in links if not (path.parent / link).is_file()], path.name
 
 
 def test_readme_is_rendered_from_index(root):
