@@ -31,12 +31,10 @@ def git(folder: Path, *args: str) -> str:
     return subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def wait_for_workers(folder: Path, seconds: float = 300) -> None:
-    "Until both have gone home; they leave when the queue is empty."
-    logs = folder / ".dvc/tmp/exps/celery"
-    wait_for(lambda: len(list(logs.glob("dvc-exp-worker-*.pid"))) == 2, what="for two workers")
-    for path in logs.glob("dvc-exp-worker-*.pid"):
-        assert projects.gone(int(path.read_text()), seconds), dvc(folder, "queue", "status")
+def wait_for_queue(folder: Path, seconds: float = 300) -> None:
+    "Until all have been taken from it, and their copies of the project are gone."
+    work = folder / ".dvc/tmp/exps"
+    wait_for(lambda: len(list(work.glob("run/*/*.run"))) == len(QUEUED) and not list(work.glob("tmp*")), seconds, "for the queue")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +45,11 @@ def lab(project, tmp_path_factory) -> Iterator[Path]:
     git(folder, "commit", "--quiet", "--all", "--no-verify", "-m", "as it was run")
     dvc(folder, "exp", "run", "--queue", "--name", "brave", "-S", f"bot.risk_budget={','.join(map(str, QUEUED.values()))}")
     dvc(folder, "queue", "start", "--jobs", "2")
-    wait_for_workers(folder)
+    wait_for_queue(folder)
     dvc(folder, "exp", "run", "--name", "timid", "-S", "bot.risk_budget=0.01")
-    return folder
+    yield folder
+    for path in (folder / ".dvc/tmp/exps/celery").glob("dvc-exp-worker-*.pid"):
+        assert projects.gone(int(path.read_text())), "a worker leaves when it has waited for ten seconds in vain"
 
 
 @pytest.fixture(scope="module")
