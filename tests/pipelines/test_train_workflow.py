@@ -1,5 +1,8 @@
-"""train.yml, run by act, on this machine and without containers. GitHub's own actions cannot be had offline: small ones that do the
-same with folders stand in for them. What the jobs run is real: make, the pipeline of a small project, and a GitHub that is asked over HTTP."""
+"""train.yml, run by act, on this machine and without containers.
+
+GitHub's own actions cannot be had offline: small ones that do the same with folders stand in for them. What the jobs run is real: make,
+the pipeline of a small project, and a GitHub that is asked over HTTP.
+"""
 
 import os
 import shutil
