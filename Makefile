@@ -45,10 +45,10 @@ pages: ## the reports and executed notebooks as a site in pages/
 	@echo '<meta http-equiv="refresh" content="0; url=reports/index.html">' > pages/index.html
 
 share: setup ## push data and models to the DVC remote, where there is one
-	@if dvc config core.remote >/dev/null 2>&1; then dvc push; else echo "no DVC remote: data and models stay here"; fi
+	@if [ -n "$$(dvc config core.remote)" ]; then dvc push; else echo "no DVC remote: data and models stay here"; fi
 
 # For workflows, with GITHUB_TOKEN: no environment is set up where something may be written.
-tell-pull tell-alarms propose: ## comment, issue, pull request from FOLDER
+tell-pull tell-alarms propose:
 	@python3 .ci/github.py "$(patsubst tell-%,%,$(subst tell-pull,comment,$@))" "$$FOLDER"
 
 test: setup git lint unit notebooks ## all tests, with coverage

