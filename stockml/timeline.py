@@ -19,7 +19,7 @@ from .journal import read
 # %% ../nbs/37_timeline.ipynb #ae787a1d
 class Event(NamedTuple):
     "Something that somebody did."
-    time: str # ISO, UTC, to the second
+    time: str # ISO, UTC, to the second; "" if nobody wrote it down
     who: str # "Name <address>", as git knows them
     what: str # run, promoted, refused, retrained, data
     details: str # in words
@@ -28,6 +28,8 @@ class Event(NamedTuple):
 
 def _utc(time: Any) -> str:
     "A time in one form; without a zone it is UTC."
+    if time is None:
+        return ""
     stamp = pd.Timestamp(time)
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return stamp.isoformat(timespec="seconds")
@@ -97,6 +99,6 @@ def timeline_text(
     events: list[Event],
 ) -> str:
     "For a terminal: names without addresses, times to the minute."
-    rows = [(e.time[:16].replace("T", " "), e.who.partition(" <")[0], e.what, e.details) for e in events]
+    rows = [(e.time[:16].replace("T", " ") or "–", e.who.partition(" <")[0], e.what, e.details) for e in events]
     wide = max((len(row[1]) for row in rows), default=0)
-    return "\n".join(f"{time}  {name:{wide}}  {what:9}  {details}" for time, name, what, details in rows)
+    return "\n".join(f"{time:16}  {name:{wide}}  {what:9}  {details}" for time, name, what, details in rows)

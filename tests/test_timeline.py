@@ -55,6 +55,8 @@ def test_one_line_of_time(project, runs):
     assert said[3] == f"commit {events[3].id[:9]}: dvc.lock\twith a tab"
     assert timeline(project, project / "journal", runs, gate, 2) == events[:2]
     assert timeline(project, project / "journal", runs, gate, 1, "BOB@") == events[2:3]
+    untold = timeline(project, project / "journal", runs, [gate[0] | {"time": None, "who": None}])
+    assert (untold[-1].what, untold[-1].time, untold[-1].who) == ("refused", "", "")  # found in place: nobody wrote down when
     assert timeline(project / "journal", project / "none", runs[:0], []) == []  # no dvc.lock, no journal
     assert timeline_text(events).splitlines()[2] == f"2000-09-30 01:00  Bob  retrained  {said[2]}"
 
