@@ -90,9 +90,10 @@ def timeline(
 ) -> list[Event]: # newest first
     "All that happened, on one line of time."
     many = limit if who is None else 10_000
-    found = [*run_events(runs), *gate_events(decisions), *retrain_events(journal), *data_events(root, many)]
+    newest = [*run_events(runs)], [*data_events(root, many)] # these come the newest first, the others the oldest
+    found = [*newest[0][::-1], *gate_events(decisions), *retrain_events(journal), *newest[1][::-1]]
     theirs = [e for e in found if who is None or who.casefold() in e.who.casefold()]
-    return sorted(theirs, key=lambda e: e.time, reverse=True)[:limit]
+    return sorted(theirs, key=lambda e: e.time)[::-1][:limit] # of the same second, the later entry of a book is the newer one
 
 
 def timeline_text(
