@@ -82,7 +82,8 @@ serve: setup ## the forecast service on http://127.0.0.1:8000
 	@stockml serve
 
 ui: setup ## the experiments in MLflow on http://127.0.0.1:5000
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the experiments are on $$MLFLOW_TRACKING_URI" ;; \
+	*) mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000 ;; esac
 
 replay: setup ## live through history, day by day; FROM=2000-06-01 TO=2001-06-30, Ctrl-C stops it, the same goes on
 	@stockml replay $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))

@@ -19,7 +19,7 @@ from .journal import read
 # %% ../nbs/37_timeline.ipynb #ae787a1d
 class Event(NamedTuple):
     "Something that somebody did."
-    time: str # ISO, UTC, to the second
+    time: str # ISO, UTC, to the second; "" if nobody wrote it down
     who: str # "Name <address>", as git knows them
     what: str # run, promoted, refused, retrained, data
     details: str # in words
@@ -28,6 +28,8 @@ class Event(NamedTuple):
 
 def _utc(time: Any) -> str:
     "A time in one form; without a zone it is UTC."
+    if time is None:
+        return ""
     stamp = pd.Timestamp(time)
     stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
     return stamp.isoformat(timespec="seconds")
@@ -88,15 +90,16 @@ def timeline(
 ) -> list[Event]: # newest first
     "All that happened, on one line of time."
     many = limit if who is None else 10_000
-    found = [*run_events(runs), *gate_events(decisions), *retrain_events(journal), *data_events(root, many)]
+    newest = [*run_events(runs)], [*data_events(root, many)] # these come the newest first, the others the oldest
+    found = [*newest[0][::-1], *gate_events(decisions), *retrain_events(journal), *newest[1][::-1]]
     theirs = [e for e in found if who is None or who.casefold() in e.who.casefold()]
-    return sorted(theirs, key=lambda e: e.time, reverse=True)[:limit]
+    return sorted(theirs, key=lambda e: e.time)[::-1][:limit] # of the same second, the later entry of a book is the newer one
 
 
 def timeline_text(
     events: list[Event],
 ) -> str:
     "For a terminal: names without addresses, times to the minute."
-    rows = [(e.time[:16].replace("T", " "), e.who.partition(" <")[0], e.what, e.details) for e in events]
+    rows = [(e.time[:16].replace("T", " ") or "–", e.who.partition(" <")[0], e.what, e.details) for e in events]
     wide = max((len(row[1]) for row in rows), default=0)
-    return "\n".join(f"{time}  {name:{wide}}  {what:9}  {details}" for time, name, what, details in rows)
+    return "\n".join(f"{time:16}  {name:{wide}}  {what:9}  {details}" for time, name, what, details in rows)

@@ -217,12 +217,17 @@ def proofs(
     lock = (training or {}).get("commit") # the one whose dvc.lock names the data
     out = {"journal": f"{_at(found.path, root)}, line {found.number}"}
     if run:
-        out |= {"MLflow run": f"{run}: mlflow ui --backend-store-uri {os.environ.get('MLFLOW_TRACKING_URI') or 'sqlite:///mlflow.db'}",
+        out |= {"MLflow run": f"{run}: {_mlflow()}",
                 "executed notebooks": f"artifacts of run {run}: train/train.ipynb, evaluate/evaluate.ipynb, promote/promote.ipynb"}
     if commit:
         out |= {"code": f"git show {commit}", "data": f"SHA-256 {data}: "
                 + (f"git checkout {lock} && dvc checkout data/bars.parquet" if lock else "the commit whose dvc.lock came out of that run")}
     return out | ({"gate": f"models/promotions.jsonl, decision of {gate['time']}"} if gate else {})
+
+
+def _mlflow() -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
 def _at(path: Path, root: Path) -> str:

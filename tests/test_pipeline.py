@@ -14,7 +14,8 @@ from projects import alive, gone, set_params
 
 from stockml import tracking
 from stockml.config import BadInput, StockmlError
-from stockml.pipeline import Log, read_stage, run_pipeline, run_stage, stage_names
+from stockml.files import write_json
+from stockml.pipeline import Log, bury, read_stage, run_pipeline, run_stage, stage_names
 
 COMMAND = Path(sys.executable).parent / "stockml"
 FIRST = """import json, os, time
@@ -254,11 +255,15 @@ def test_second_run_is_refused_and_a_terminated_one_takes_its_stages_along(sleep
 
 
 def test_killed_run_takes_its_stages_along(sleepy):
-    "Nobody can clean up after SIGKILL; the stage notices that it is alone."
+    "Nobody can clean up after SIGKILL; the stage notices that it is alone, and the next run ends the record of this one."
     with subprocess.Popen([COMMAND, "run"], cwd=sleepy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as one:
         kernel = int(wait_for(sleepy / "data/pid.txt"))
         one.kill()
     assert gone(kernel)
+    [note] = (sleepy / "runs").glob(".*.run")
+    assert runs()[0].info.status == "RUNNING"
+    bury(sleepy)
+    assert (runs()[0].info.status, note.exists()) == ("KILLED", False)
 
 
 def test_users_file_that_changed_behind_its_name_is_read_again(tiny, tmp_path, monkeypatch):
@@ -269,10 +274,15 @@ def test_users_file_that_changed_behind_its_name_is_read_again(tiny, tmp_path, m
                    "import shutil; shutil.copy('mine.csv', 'store.txt')")
     set_params(folder, {"data": {"source": "csv", "csv": "mine.csv"}})
     monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    monkeypatch.setenv(tracking.TOKEN, "killed")
+    killed = tracking.join_run(tracking.connect(), "ingest")
+    monkeypatch.delenv(tracking.TOKEN)
+    write_json(folder / "runs/.killed.run", {"uri": tracking.tracking_uri(), "run": killed})
     for content in ("old", "new"):
         (folder / "mine.csv").write_text(content)
         assert run_pipeline(say=lambda _: None).ran == ["ingest"]
         assert (folder / "store.txt").read_text() == content
+    assert tracking.connect().get_run(killed).info.status == "KILLED" and not list((folder / "runs").glob(".*.run"))
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -311,3 +321,5 @@ def test_progress_in_what_dvc_prints():
              "\tgit add dvc.lock", "Use `dvc push` to send", "Stage 'features' didn't change, skipping"]
     assert [shown for line in lines if (shown := log.take(line))] == ["── ingest", "AAPL: 3 new"]
     assert (log.ran, log.error) == (["ingest"], None)
+    down = "MLflow at http://x is down (refused): what comes now is kept here"
+    assert [log.take(line) for line in (down, down)] == [down, None]  # each stage finds out by itself
