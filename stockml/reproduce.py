@@ -41,7 +41,7 @@ from .runner import run_notebook
 from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, inside, manifests, version_of, versions,
                               whole)
 
-# %% ../nbs/37_reproduce.ipynb #c7faa237
+# %% ../nbs/37_reproduce.ipynb #d6299a42
 class Record(NamedTuple):
     "A bundle that is on record."
     folder: Path # where it stands now
@@ -55,17 +55,16 @@ def on_record(
     name: str, # MLflow run id, or version of a model
     folder: Path, # made, if the bundle must be brought from elsewhere
 ) -> Record:
-    "Find a bundle. `BadInput` if there is none of that name, or if it is not whole."
-    mine = lambda m: name in (version_of(m), m.get("run_id")) # noqa: E731
-    for path, manifest in at_hand(root):
-        if mine(manifest):
-            return _checked(path, str(path.relative_to(root)))
-    found = versions(root, everything=True)
-    for md5, manifest in manifests(store, found).items():
-        if mine(manifest):
-            for file, each in inside(store, md5).items():
-                copy(whole(store, each, f"{file} of model {name[:12]},"), folder / file)
-            return _checked(folder, "DVC's cache")
+    "Find a bundle, with the gate's word on it if there is one. `BadInput` if there is none of that name, or if it is not whole."
+    kept = manifests(store, (f for v in versions(root, everything=True) for f in (*v.champions, *v.models)))
+    known = [(m, path) for path, m in at_hand(root)] + [(m, md5) for md5, m in kept.items()]
+    mine = [(m, place) for m, place in known if name in (version_of(m), m.get("run_id"))]
+    for _, place in sorted(mine, key=lambda found: "serves" not in found[0]):
+        if isinstance(place, Path):
+            return _checked(place, str(place.relative_to(root)))
+        for file, md5 in inside(store, place).items():
+            copy(whole(store, md5, f"{file} of model {name[:12]},"), folder / file)
+        return _checked(folder, "DVC's cache")
     run = next((d["run_id"] for d in reversed(decisions(root / "models/promotions.jsonl")) if d["model"] == name), name)
     if run and re.fullmatch(r"[0-9a-f]{32}", run):
         return _of_run(run, folder)
