@@ -20,7 +20,7 @@ from serve.forecasts import Served, make
 from stockml.bundle import FILES, load_bundle, write_manifest
 from stockml.config import BadInput
 from stockml.features import histories
-from stockml.files import read_json, sha256, write_json
+from stockml.files import read_json, sha256
 from stockml.journal import Journal, event, find, new_id
 from stockml.prices import read_bars, write_bars
 from stockml.reproduce import (
@@ -88,7 +88,8 @@ def shop(tmp_path_factory) -> tuple[Path, list[str]]:
     projects.set_params(folder, {"calibrate": {"own": .5}})
     other = commit(folder, "another parameter")
     bars = read_bars(folder / "data/bars.parquet")
-    write_bars(folder / "data/bars.parquet", bars.assign(adj_close=bars["adj_close"].where(bars["ticker"] != "KO", bars["adj_close"] * 1.5)))
+    bars["adj_close"] = bars["adj_close"].where(bars["ticker"] != "KO", bars["adj_close"] * 1.5)
+    write_bars(folder / "data/bars.parquet", bars)
     done = subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "-f", "ingest"], cwd=folder, env=projects.environment(folder),
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -224,13 +225,12 @@ def test_a_damaged_object_is_named(here):
 
 
 def test_bars_that_are_nowhere_are_said(here, shop):
-    found = find(here / "journal", shop[1][1])
-    assert len(lines := request_of(found)) == 1
+    [line] = lines = request_of(find(here / "journal", shop[1][1]))
     with Objects(here) as store:
         bars, _ = bars_sent(here, store, lines)
         assert len(bars) == 300 and set(bars["ticker"]) == {"KO"}
-        with pytest.raises(BadInput, match="KO up to 2004-06-30. are in no version of the data"):
-            bars_sent(here, store, [lines[0] | {"input_sha256": "0" * 64}])
+        with pytest.raises(BadInput, match=r"KO up to 2004-06-30\) are in no version of the data"):
+            bars_sent(here, store, [line | {"input_sha256": "0" * 64}])
 
 
 # what it rests on
@@ -251,7 +251,8 @@ def test_a_dirty_tree_is_tried_with_the_parameters_of_its_run(here, tmp_path):
 
 @pytest.mark.parametrize("name", ["challenger", "champion"])
 def test_a_bundle_comes_from_the_folder_the_cache_or_mlflow(here, tmp_path, name):
-    version, run = (m := version_of(read_json(here / "models/champion/manifest.json"))), read_json(here / "models/champion/manifest.json")["run_id"]
+    manifest = read_json(here / "models/champion/manifest.json")
+    version, run = version_of(manifest), manifest["run_id"]
     places = ["models"] if name == "challenger" else ["models", ".dvc/cache"]
     aside = [(here / p, tmp_path / p.replace("/", "-")) for p in places]
     with Objects(here) as store:
@@ -260,8 +261,8 @@ def test_a_bundle_comes_from_the_folder_the_cache_or_mlflow(here, tmp_path, name
             source.rename(target)
         try:
             if name == "champion":
-                write_json(here / "models/promotions.jsonl", {})
-                (here / "models/promotions.jsonl").write_text(json.dumps({"model": m, "run_id": run, "promoted": True}) + "\n")
+                (here / "models").mkdir()
+                (here / "models/promotions.jsonl").write_text(json.dumps({"model": version, "run_id": run, "promoted": True}) + "\n")
             record = on_record(here, store, version, tmp_path / "bundle")
             assert record.found == ("DVC's cache" if name == "challenger" else f"artifact bundle of MLflow run {run}")
             assert "serves" in record.manifest and load_bundle(tmp_path / "bundle").version == version
@@ -297,7 +298,7 @@ def test_another_pipeline_is_refused(tmp_path, stages, said):
 
 
 def test_what_a_stage_is_given_comes_along(tmp_path):
-    stage = {"cmd": "stockml stage train -p 'changes={\"model.rows\": \"100\"}' -p store=x.parquet", "outs": [{"models/challenger": {"cache": True}}]}
+    stage = {"cmd": "stockml stage train -p 'changes={\"model.rows\": \"100\"}' -p store=x.parquet", "outs": [{"models/challenger": {}}]}
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"ingest": {"cmd": "stockml stage ingest", "outs": ["data/bars.parquet"]},
                                                                   "late": stage | {"frozen": True}}}))
     [step] = steps(tmp_path)
