@@ -7,7 +7,7 @@ __all__ = ['ASIDE', 'LATER', 'ANSWER', 'Record', 'on_record', 'promised', 'other
            'set_as_run', 'data_of', 'Step', 'steps', 'run_steps', 'compared', 'reproduce', 'request_of', 'sent',
            'bars_sent', 'answer_again', 'forecast_again', 'again', 'verdict_text']
 
-# %% ../nbs/37_reproduce.ipynb #80f0e2e8
+# %% ../nbs/37_reproduce.ipynb #5535de1d
 import ast
 import json
 import os
@@ -38,10 +38,10 @@ from .prices import read_bars
 from .promote import decisions
 from .retrain import set_params
 from .runner import run_notebook
-from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, inside, manifests, version_of, versions,
-                              whole)
+from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, has_mlflow, inside, manifests, version_of,
+                              versions, whole)
 
-# %% ../nbs/37_reproduce.ipynb #d6299a42
+# %% ../nbs/37_reproduce.ipynb #3bfe976e
 class Record(NamedTuple):
     "A bundle that is on record."
     folder: Path # where it stands now
@@ -66,7 +66,7 @@ def on_record(
             copy(whole(store, md5, f"{file} of model {name[:12]},"), folder / file)
         return _checked(folder, "DVC's cache")
     run = next((d["run_id"] for d in reversed(decisions(root / "models/promotions.jsonl")) if d["model"] == name), name)
-    if run and re.fullmatch(r"[0-9a-f]{32}", run):
+    if run and re.fullmatch(r"[0-9a-f]{32}", run) and has_mlflow(root):
         return _of_run(run, folder)
     raise BadInput(f"{name!r}: no model of that version, and no such run: stockml data log and stockml history list them")
 
@@ -172,7 +172,7 @@ def _value(text: str) -> Any:
     except (ValueError, SyntaxError):
         return {"null": None}.get(text, text)
 
-# %% ../nbs/37_reproduce.ipynb #ec9a0f42
+# %% ../nbs/37_reproduce.ipynb #a06f8b32
 def set_as_run(
     root: Path, # of the project
     place: Path, # of the clone
@@ -180,7 +180,7 @@ def set_as_run(
 ) -> tuple[dict[str, Any], list[str]]: # changes that were made to params.yaml; what cannot be known
     "Give the clone the parameters of a run."
     run, doubts, logged = manifest.get("run_id"), [], {}
-    if run and (os.environ.get("MLFLOW_TRACKING_URI") or (root / "mlflow.db").exists()):
+    if run and has_mlflow(root):
         from stockml.tracking import connect # seconds, and only here
 
         try:
@@ -249,14 +249,14 @@ def steps(
             return out
     raise BadInput("dvc.yaml of that commit: no stage makes models/challenger")
 
-# %% ../nbs/37_reproduce.ipynb #f5f851e5
+# %% ../nbs/37_reproduce.ipynb #0ce4efee
 def run_steps(
     place: Path,
     store: Objects, # of the project: has what frozen stages made
     say: Callable[..., None], # gets progress
     timeout_s: float = 1800, # for each stage
 ) -> dict[str, float]: # stage -> seconds; 0 for a frozen one
-    "Make the bundle. Errors as of `run_notebook`."
+    "Make the bundle. `BadInput` names the stage that fails."
     out = {}
     for n, step in enumerate(todo := steps(place), 1):
         begun = time.monotonic()
@@ -264,8 +264,11 @@ def run_steps(
         if step.frozen:
             _bring(place, store, step)
         else:
-            with surroundings(place), redirect_stdout(sys.stderr):
-                run_notebook(place / step.notebook, place / f"runs/{step.name}.ipynb", step.parameters, place, timeout_s, show=False)
+            try:
+                with surroundings(place), redirect_stdout(sys.stderr):
+                    run_notebook(place / step.notebook, place / f"runs/{step.name}.ipynb", step.parameters, place, timeout_s, show=False)
+            except StockmlError as e:
+                raise BadInput(f"stage {step.name} of that commit fails here: {e}; --keep FOLDER leaves the clone to look at") from None
         out[step.name] = 0. if step.frozen else round(time.monotonic() - begun, 1)
     return out
 
@@ -313,7 +316,7 @@ def _how(old: Path, new: Path) -> str:
         return f"in {', '.join([c for c in a if c not in b or not a[c].equals(b[c])][:5]) or 'nothing but its packing'}"
     return f"{old.stat().st_size:,} bytes, now {new.stat().st_size:,}"
 
-# %% ../nbs/37_reproduce.ipynb #75826afd
+# %% ../nbs/37_reproduce.ipynb #e94702c3
 def reproduce(
     root: Path, # of the project; `stockml.config.project_root` must be the same
     store: Objects,
@@ -337,7 +340,8 @@ def reproduce(
     left = sorted(set(m["files"]) - set(FILES)) + sorted(set(m) & LATER)
     return {**verdict, "model": version_of(m), "run_id": m.get("run_id"), "found": record.found, "commit": m["commit"],
             "data": {"md5": version.md5, "sha256": m["data_sha256"], "as_of": version.as_of}, "params": changed, "doubts": doubts + unknown,
-            "packages": packages, "not_rebuilt": left, "stages": seconds, "seconds": round(time.monotonic() - begun, 1)}
+            "packages": packages, "not_rebuilt": left, "stages": seconds,
+            "seconds": round(time.monotonic() - begun, 1), "place": str(place)}
 
 # %% ../nbs/37_reproduce.ipynb #47a92255
 def request_of(
@@ -420,7 +424,7 @@ def answer_again(
     mine = next(x for x in json.loads(done.stdout) if x["ticker"] == line["ticker"])
     return _same_forecast(line["forecasts"], mine["forecasts"])
 
-# %% ../nbs/37_reproduce.ipynb #1e285e35
+# %% ../nbs/37_reproduce.ipynb #ed09d218
 def _same_forecast(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> dict[str, Any]:
     "Bit for bit: the numbers went through JSON both times, which keeps every bit of a float."
     differ = {}
@@ -448,10 +452,10 @@ def forecast_again(
     bars, source = bars_sent(root, store, lines) # before minutes are spent
     done = reproduce(root, store, record, folder, force, say)
     say("the forecast")
-    place = next(p.parent for p in folder.rglob("dvc.yaml") if (p.parent / MODEL).exists())
-    answer = answer_again(place, record, bars, line)
+    answer = answer_again(Path(done["place"]), record, bars, line)
+    unsaid = [] if "serves" in record.manifest else ["the bundle on record has no word of the gate: XGBoost answers at every horizon"]
     facts = {"forecast_id": forecast_id, "ticker": line["ticker"], "origin": line["origin"], "stocks": len(lines), "bars": source, **answer}
-    return {**done, "equal": done["equal"] and answer["equal"], "forecast": facts}
+    return {**done, "equal": done["equal"] and answer["equal"], "doubts": done["doubts"] + unsaid, "forecast": facts}
 
 # %% ../nbs/37_reproduce.ipynb #43c05ac3
 def again(

@@ -18,7 +18,7 @@ from .terminal import AsJson, note, progress, show
 # %% ../nbs/39_team.ipynb #03a445ea
 app = typer.Typer()
 
-# %% ../nbs/39_team.ipynb #9d4c6955
+# %% ../nbs/39_team.ipynb #0590b55c
 data = typer.Typer(help="Versions of the data: list them, visit one, compare two.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
@@ -35,7 +35,8 @@ def data_log(
     """
     from stockml.versions import log, log_text
 
-    rows = log(project_root(), limit, everything, note)
+    with progress() as say:
+        rows = log(project_root(), limit, everything, say)
     show(rows, log_text(rows), as_json)
 
 # %% ../nbs/39_team.ipynb #c4042859

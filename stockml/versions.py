@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STORE', 'REPORT', 'MODEL', 'CHAMPION', 'WHERE', 'HEX', 'PIECE', 'LARGEST', 'Commit', 'Version', 'Locked', 'read_lock',
            'locks', 'here', 'versions', 'digests', 'in_place', 'Objects', 'whole', 'fetch', 'state', 'inside',
-           'manifests', 'version_of', 'trainings', 'models', 'log', 'log_text', 'pick', 'at_hand', 'at_risk',
-           'checkout', 'copy', 'restated', 'diff', 'diff_text']
+           'manifests', 'version_of', 'has_mlflow', 'trainings', 'models', 'log', 'log_text', 'pick', 'at_hand',
+           'at_risk', 'checkout', 'copy', 'restated', 'diff', 'diff_text']
 
 # %% ../nbs/36_versions.ipynb #950869cc
 import json
@@ -260,7 +260,7 @@ def inside(
     except (BadInput, TypeError, KeyError):
         return {}
 
-# %% ../nbs/36_versions.ipynb #9233ac59
+# %% ../nbs/36_versions.ipynb #4040f6db
 def manifests(
     store: Objects,
     folders: Iterable[str], # MD5s of bundles
@@ -279,10 +279,15 @@ def version_of(manifest: dict[str, Any]) -> str:
     return Bundle({}, {}, manifest).version
 
 
+def has_mlflow(root: Path) -> bool:
+    "Are runs kept anywhere? To ask MLflow where none are would make a database."
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow.db").exists()
+
+
 def trainings(root: Path) -> list[dict[str, Any]]: # run_id, data_sha256, who, trained_at; newest first
     "The runs in MLflow that trained. [] where none is kept; `StockmlError` if it does not answer."
-    if not (os.environ.get("MLFLOW_TRACKING_URI") or (root / "mlflow.db").exists()):
-        return [] # asking would make one
+    if not has_mlflow(root):
+        return []
     from stockml.tracking import EXPERIMENT, connect # seconds, and only here
 
     client = connect()
@@ -313,23 +318,26 @@ def models(
 
     return of
 
-# %% ../nbs/36_versions.ipynb #df590f5a
+# %% ../nbs/36_versions.ipynb #afaf23c3
 def log(
     root: Path, # of the project
     limit: int = 20, # versions at most
     everything: bool = False, # as for `locks`
-    say: Callable[[str], None] = lambda _: None, # gets progress
+    say: Callable[..., None] = lambda *_, **__: None, # say(text, lasting=True): gets progress
 ) -> list[dict[str, Any]]: # newest first: md5, sha256, as_of, rows, tickers, state, in_place, commits, models
     "Every version of the data, with what is known of it. `BadInput` outside a project under git and DVC."
-    found, now = versions(root, everything), in_place(root)
+    say("the locks in git", lasting=False)
+    found, now = versions(root, everything)[:limit], in_place(root)
     try:
+        say("trainings in MLflow", lasting=False)
         runs = trainings(root)
     except StockmlError as e:
         say(f"models: from the locks alone; {e}")
         runs = []
     with Objects(root) as store:
         of, out = models(root, store, found, runs), []
-        for v in found[:limit]:
+        for v in found:
+            say(f"data as of {v.as_of}", lasting=False)
             facts = _content(store, v)
             out.append({"md5": v.md5, "as_of": v.as_of, **facts, "in_place": v.md5 == now, "commits": [c._asdict() for c in v.commits],
                         "models": of(v, facts["sha256"])})
