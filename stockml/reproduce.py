@@ -7,7 +7,7 @@ __all__ = ['ASIDE', 'LATER', 'ANSWER', 'Record', 'on_record', 'promised', 'other
            'set_as_run', 'data_of', 'Step', 'steps', 'run_steps', 'compared', 'reproduce', 'request_of', 'sent',
            'bars_sent', 'answer_again', 'forecast_again', 'again', 'verdict_text']
 
-# %% ../nbs/37_reproduce.ipynb #5535de1d
+# %% ../nbs/37_reproduce.ipynb #fa25e0c9
 import ast
 import json
 import os
@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+# %% ../nbs/37_reproduce.ipynb #f1e6c4fc
 import numpy as np
 import pandas as pd
 import yaml
@@ -41,7 +42,7 @@ from .runner import run_notebook
 from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, has_mlflow, inside, manifests, version_of,
                               versions, whole)
 
-# %% ../nbs/37_reproduce.ipynb #3bfe976e
+# %% ../nbs/37_reproduce.ipynb #a7d42354
 class Record(NamedTuple):
     "A bundle that is on record."
     folder: Path # where it stands now
@@ -70,7 +71,7 @@ def on_record(
         return _of_run(run, folder)
     raise BadInput(f"{name!r}: no model of that version, and no such run: stockml data log and stockml history list them")
 
-
+# %% ../nbs/37_reproduce.ipynb #636aad8d
 def _checked(folder: Path, found: str) -> Record:
     return Record(folder, load_bundle(folder).manifest, found)
 
@@ -424,7 +425,7 @@ def answer_again(
     mine = next(x for x in json.loads(done.stdout) if x["ticker"] == line["ticker"])
     return _same_forecast(line["forecasts"], mine["forecasts"])
 
-# %% ../nbs/37_reproduce.ipynb #ed09d218
+# %% ../nbs/37_reproduce.ipynb #997548b1
 def _same_forecast(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> dict[str, Any]:
     "Bit for bit: the numbers went through JSON both times, which keeps every bit of a float."
     differ = {}
@@ -434,7 +435,7 @@ def _same_forecast(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> dict
             differ[old["horizon"]] = {"was": old["model"], "is": new["model"], "by": max(far, default=None)}
     return {"equal": not differ, "horizons": [f["horizon"] for f in was], "differ": differ}
 
-
+# %% ../nbs/37_reproduce.ipynb #06fb112a
 def forecast_again(
     root: Path, # of the project
     store: Objects,
@@ -475,7 +476,7 @@ def again(
             return forecast_again(root, store, journal, name, folder, Path(tmp) / "record", force, say)
         return reproduce(root, store, on_record(root, store, name, Path(tmp) / "record"), folder, force, say)
 
-# %% ../nbs/37_reproduce.ipynb #6dffbcc5
+# %% ../nbs/37_reproduce.ipynb #15f6c642
 def verdict_text(
     f: dict[str, Any], # from `reproduce` or `forecast_again`
 ) -> str:
@@ -495,7 +496,7 @@ def verdict_text(
     lines += [f"  {d}" for d in f["doubts"]] + [f"  other packages than then: {'; '.join(f['packages'])}"] * bool(f["packages"])
     return "\n".join(lines + [f"  not rebuilt, since later stages make it: {', '.join(f['not_rebuilt'])}"] * bool(f["not_rebuilt"]))
 
-
+# %% ../nbs/37_reproduce.ipynb #79802062
 def _short(value: Any) -> str:
     return text if len(text := str(value)) <= 60 else f"{text[:57]}..."
 

@@ -199,7 +199,7 @@ class Objects:
         "Where the cache has it, or would."
         return Path(self.repo.cache.local.oid_to_path(md5))
 
-# %% ../nbs/36_versions.ipynb #e9a1a6db
+# %% ../nbs/36_versions.ipynb #d67e94bc
 def whole(
     store: Objects,
     md5: str,
@@ -219,7 +219,7 @@ def whole(
         raise BadInput(f"{what} {md5[:8]}: {place} is damaged (its content has MD5 {actual[:8]}) and was not used; {cure}")
     return path
 
-
+# %% ../nbs/36_versions.ipynb #a549b94b
 def fetch(store: Objects, md5: str, what: str) -> None:
     "Bring an object from the remote into the cache. `BadInput` if that cannot be."
     if not store.remote:
@@ -260,7 +260,7 @@ def inside(
     except (BadInput, TypeError, KeyError):
         return {}
 
-# %% ../nbs/36_versions.ipynb #4040f6db
+# %% ../nbs/36_versions.ipynb #d03da13a
 def manifests(
     store: Objects,
     folders: Iterable[str], # MD5s of bundles
@@ -278,7 +278,7 @@ def version_of(manifest: dict[str, Any]) -> str:
     "Short name of a bundle, from its manifest alone."
     return Bundle({}, {}, manifest).version
 
-
+# %% ../nbs/36_versions.ipynb #135442eb
 def has_mlflow(root: Path) -> bool:
     "Are runs kept anywhere? To ask MLflow where none are would make a database."
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlflow.db").exists()
@@ -390,7 +390,7 @@ def log_text(
         out.append("\n    ".join(lines))
     return "\n".join(out) or "no version of the data yet: stockml run makes one"
 
-# %% ../nbs/36_versions.ipynb #a662f58f
+# %% ../nbs/36_versions.ipynb #17c804e8
 HEX = re.compile(r"[0-9a-f]{4,64}")
 
 
@@ -414,7 +414,7 @@ def pick(
         raise BadInput(f"{name!r} fits {len(fits)} data versions, name one by its MD5: {told}")
     return next(iter(fits.values()))
 
-
+# %% ../nbs/36_versions.ipynb #adb488f9
 def _by_hash(_: Path, store: Objects, found: list[Version], name: str) -> list[Version]:
     "Versions whose MD5 or SHA-256 begins so."
     if not HEX.fullmatch(name.lower()):
@@ -427,7 +427,7 @@ def _by_day(_: Path, __: Objects, found: list[Version], name: str) -> list[Versi
     "Versions as of a day."
     return [v for v in found if v.as_of == name]
 
-# %% ../nbs/36_versions.ipynb #e15dd24e
+# %% ../nbs/36_versions.ipynb #1197a080
 def _by_commit(root: Path, _: Objects, found: list[Version], name: str) -> list[Version]:
     "The version that the dvc.lock of a commit, a tag or a branch names; it may be one that HEAD did not come from."
     if name.startswith("-"):
@@ -440,7 +440,7 @@ def _by_commit(root: Path, _: Objects, found: list[Version], name: str) -> list[
             return [next((v for v in found if v.md5 == locked.md5), Version(locked.md5, (about,), locked.data, locked.report))]
     return []
 
-
+# %% ../nbs/36_versions.ipynb #afbeee3e
 def _by_model(root: Path, store: Objects, found: list[Version], name: str) -> list[Version]:
     "The version that a model, or the model of a run, was trained from."
     known = manifests(store, (f for v in found for f in v.models))
@@ -507,7 +507,7 @@ def copy(
     with atomic(target) as tmp:
         shutil.copyfile(source, tmp)
 
-# %% ../nbs/36_versions.ipynb #d51f50bf
+# %% ../nbs/36_versions.ipynb #f5724a64
 def _put_report(root: Path, store: Objects, version: Version) -> None:
     "metrics/ingest.json as it was then, or what can be counted."
     try:
@@ -535,7 +535,7 @@ def _put_entry(root: Path, version: Version) -> None:
         words = (done.stderr.strip() or "?").splitlines()[-1]
         raise StockmlError(f"dvc commit ingest: {words}; {STORE} and params.yaml are those of the version, dvc.lock is not")
 
-
+# %% ../nbs/36_versions.ipynb #e7a6d34c
 def _entries(text: str) -> dict[str, str]:
     "A dvc.lock cut before each stage: name -> its lines; what stands above them under no name."
     return {part.partition(":")[0].strip() if part.startswith("  ") else "": part for part in re.split(r"(?m)^(?=  \S)", text)}
@@ -565,7 +565,7 @@ def restated(
         parts.append(both[BAR_KEY].iloc[at].assign(column=name, before=old[at], after=new[at], change=change))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/36_versions.ipynb #fc543ebb
+# %% ../nbs/36_versions.ipynb #0b440daa
 def _compared(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     "A piece: facts by ticker; from `restated`."
     both = old.merge(new, on=BAR_KEY, how="outer", suffixes=("", "_new"), indicator="side")
@@ -578,7 +578,7 @@ def _compared(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
         facts[f"{name}_from"], facts[f"{name}_to"] = dates.min().dt.date, dates.max().dt.date
     return facts.assign(largest=cells["change"].abs().groupby(cells["ticker"]).max()), cells
 
-
+# %% ../nbs/36_versions.ipynb #ed7ca353
 def diff(
     a: Path, # a store
     b: Path, # another
