@@ -88,7 +88,7 @@ def shop(tmp_path_factory) -> tuple[Path, list[str]]:
     projects.set_params(folder, {"calibrate": {"own": .5}})
     other = commit(folder, "another parameter")
     bars = read_bars(folder / "data/bars.parquet")
-    bars["adj_close"] = bars["adj_close"].where(bars["ticker"] != "KO", bars["adj_close"] * 1.5)
+    bars.loc[(bars["ticker"] == "KO") & (bars.index % 5 == 0), "adj_close"] *= 1.02  # restated here and there
     write_bars(folder / "data/bars.parquet", bars)
     done = subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "-f", "ingest"], cwd=folder, env=projects.environment(folder),
                           capture_output=True, text=True, check=False)
