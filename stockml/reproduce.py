@@ -7,7 +7,7 @@ __all__ = ['ASIDE', 'LATER', 'ANSWER', 'Record', 'on_record', 'promised', 'other
            'set_as_run', 'data_of', 'Step', 'steps', 'run_steps', 'compared', 'reproduce', 'request_of', 'sent',
            'bars_sent', 'answer_again', 'forecast_again', 'again', 'verdict_text']
 
-# %% ../nbs/37_reproduce.ipynb #80f0e2e8
+# %% ../nbs/37_reproduce.ipynb #fa25e0c9
 import ast
 import json
 import os
@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+# %% ../nbs/37_reproduce.ipynb #f1e6c4fc
 import numpy as np
 import pandas as pd
 import yaml
@@ -38,10 +39,10 @@ from .prices import read_bars
 from .promote import decisions
 from .retrain import set_params
 from .runner import run_notebook
-from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, inside, manifests, version_of, versions,
-                              whole)
+from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, has_mlflow, inside, manifests, version_of,
+                              versions, whole)
 
-# %% ../nbs/37_reproduce.ipynb #c7faa237
+# %% ../nbs/37_reproduce.ipynb #a7d42354
 class Record(NamedTuple):
     "A bundle that is on record."
     folder: Path # where it stands now
@@ -55,23 +56,22 @@ def on_record(
     name: str, # MLflow run id, or version of a model
     folder: Path, # made, if the bundle must be brought from elsewhere
 ) -> Record:
-    "Find a bundle. `BadInput` if there is none of that name, or if it is not whole."
-    mine = lambda m: name in (version_of(m), m.get("run_id")) # noqa: E731
-    for path, manifest in at_hand(root):
-        if mine(manifest):
-            return _checked(path, str(path.relative_to(root)))
-    found = versions(root, everything=True)
-    for md5, manifest in manifests(store, found).items():
-        if mine(manifest):
-            for file, each in inside(store, md5).items():
-                copy(whole(store, each, f"{file} of model {name[:12]},"), folder / file)
-            return _checked(folder, "DVC's cache")
+    "Find a bundle, with the gate's word on it if there is one. `BadInput` if there is none of that name, or if it is not whole."
+    kept = manifests(store, (f for v in versions(root, everything=True) for f in (*v.champions, *v.models)))
+    known = [(m, path) for path, m in at_hand(root)] + [(m, md5) for md5, m in kept.items()]
+    mine = [(m, place) for m, place in known if name in (version_of(m), m.get("run_id"))]
+    for _, place in sorted(mine, key=lambda found: "serves" not in found[0]):
+        if isinstance(place, Path):
+            return _checked(place, str(place.relative_to(root)))
+        for file, md5 in inside(store, place).items():
+            copy(whole(store, md5, f"{file} of model {name[:12]},"), folder / file)
+        return _checked(folder, "DVC's cache")
     run = next((d["run_id"] for d in reversed(decisions(root / "models/promotions.jsonl")) if d["model"] == name), name)
-    if run and re.fullmatch(r"[0-9a-f]{32}", run):
+    if run and re.fullmatch(r"[0-9a-f]{32}", run) and has_mlflow(root):
         return _of_run(run, folder)
     raise BadInput(f"{name!r}: no model of that version, and no such run: stockml data log and stockml history list them")
 
-
+# %% ../nbs/37_reproduce.ipynb #636aad8d
 def _checked(folder: Path, found: str) -> Record:
     return Record(folder, load_bundle(folder).manifest, found)
 
@@ -173,7 +173,7 @@ def _value(text: str) -> Any:
     except (ValueError, SyntaxError):
         return {"null": None}.get(text, text)
 
-# %% ../nbs/37_reproduce.ipynb #ec9a0f42
+# %% ../nbs/37_reproduce.ipynb #a06f8b32
 def set_as_run(
     root: Path, # of the project
     place: Path, # of the clone
@@ -181,7 +181,7 @@ def set_as_run(
 ) -> tuple[dict[str, Any], list[str]]: # changes that were made to params.yaml; what cannot be known
     "Give the clone the parameters of a run."
     run, doubts, logged = manifest.get("run_id"), [], {}
-    if run and (os.environ.get("MLFLOW_TRACKING_URI") or (root / "mlflow.db").exists()):
+    if run and has_mlflow(root):
         from stockml.tracking import connect # seconds, and only here
 
         try:
@@ -250,14 +250,14 @@ def steps(
             return out
     raise BadInput("dvc.yaml of that commit: no stage makes models/challenger")
 
-# %% ../nbs/37_reproduce.ipynb #f5f851e5
+# %% ../nbs/37_reproduce.ipynb #0ce4efee
 def run_steps(
     place: Path,
     store: Objects, # of the project: has what frozen stages made
     say: Callable[..., None], # gets progress
     timeout_s: float = 1800, # for each stage
 ) -> dict[str, float]: # stage -> seconds; 0 for a frozen one
-    "Make the bundle. Errors as of `run_notebook`."
+    "Make the bundle. `BadInput` names the stage that fails."
     out = {}
     for n, step in enumerate(todo := steps(place), 1):
         begun = time.monotonic()
@@ -265,8 +265,11 @@ def run_steps(
         if step.frozen:
             _bring(place, store, step)
         else:
-            with surroundings(place), redirect_stdout(sys.stderr):
-                run_notebook(place / step.notebook, place / f"runs/{step.name}.ipynb", step.parameters, place, timeout_s, show=False)
+            try:
+                with surroundings(place), redirect_stdout(sys.stderr):
+                    run_notebook(place / step.notebook, place / f"runs/{step.name}.ipynb", step.parameters, place, timeout_s, show=False)
+            except StockmlError as e:
+                raise BadInput(f"stage {step.name} of that commit fails here: {e}; --keep FOLDER leaves the clone to look at") from None
         out[step.name] = 0. if step.frozen else round(time.monotonic() - begun, 1)
     return out
 
@@ -314,7 +317,7 @@ def _how(old: Path, new: Path) -> str:
         return f"in {', '.join([c for c in a if c not in b or not a[c].equals(b[c])][:5]) or 'nothing but its packing'}"
     return f"{old.stat().st_size:,} bytes, now {new.stat().st_size:,}"
 
-# %% ../nbs/37_reproduce.ipynb #75826afd
+# %% ../nbs/37_reproduce.ipynb #e94702c3
 def reproduce(
     root: Path, # of the project; `stockml.config.project_root` must be the same
     store: Objects,
@@ -338,7 +341,8 @@ def reproduce(
     left = sorted(set(m["files"]) - set(FILES)) + sorted(set(m) & LATER)
     return {**verdict, "model": version_of(m), "run_id": m.get("run_id"), "found": record.found, "commit": m["commit"],
             "data": {"md5": version.md5, "sha256": m["data_sha256"], "as_of": version.as_of}, "params": changed, "doubts": doubts + unknown,
-            "packages": packages, "not_rebuilt": left, "stages": seconds, "seconds": round(time.monotonic() - begun, 1)}
+            "packages": packages, "not_rebuilt": left, "stages": seconds,
+            "seconds": round(time.monotonic() - begun, 1), "place": str(place)}
 
 # %% ../nbs/37_reproduce.ipynb #47a92255
 def request_of(
@@ -421,7 +425,7 @@ def answer_again(
     mine = next(x for x in json.loads(done.stdout) if x["ticker"] == line["ticker"])
     return _same_forecast(line["forecasts"], mine["forecasts"])
 
-# %% ../nbs/37_reproduce.ipynb #1e285e35
+# %% ../nbs/37_reproduce.ipynb #997548b1
 def _same_forecast(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> dict[str, Any]:
     "Bit for bit: the numbers went through JSON both times, which keeps every bit of a float."
     differ = {}
@@ -431,7 +435,7 @@ def _same_forecast(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> dict
             differ[old["horizon"]] = {"was": old["model"], "is": new["model"], "by": max(far, default=None)}
     return {"equal": not differ, "horizons": [f["horizon"] for f in was], "differ": differ}
 
-
+# %% ../nbs/37_reproduce.ipynb #06fb112a
 def forecast_again(
     root: Path, # of the project
     store: Objects,
@@ -449,10 +453,10 @@ def forecast_again(
     bars, source = bars_sent(root, store, lines) # before minutes are spent
     done = reproduce(root, store, record, folder, force, say)
     say("the forecast")
-    place = next(p.parent for p in folder.rglob("dvc.yaml") if (p.parent / MODEL).exists())
-    answer = answer_again(place, record, bars, line)
+    answer = answer_again(Path(done["place"]), record, bars, line)
+    unsaid = [] if "serves" in record.manifest else ["the bundle on record has no word of the gate: XGBoost answers at every horizon"]
     facts = {"forecast_id": forecast_id, "ticker": line["ticker"], "origin": line["origin"], "stocks": len(lines), "bars": source, **answer}
-    return {**done, "equal": done["equal"] and answer["equal"], "forecast": facts}
+    return {**done, "equal": done["equal"] and answer["equal"], "doubts": done["doubts"] + unsaid, "forecast": facts}
 
 # %% ../nbs/37_reproduce.ipynb #43c05ac3
 def again(
@@ -472,7 +476,7 @@ def again(
             return forecast_again(root, store, journal, name, folder, Path(tmp) / "record", force, say)
         return reproduce(root, store, on_record(root, store, name, Path(tmp) / "record"), folder, force, say)
 
-# %% ../nbs/37_reproduce.ipynb #6dffbcc5
+# %% ../nbs/37_reproduce.ipynb #15f6c642
 def verdict_text(
     f: dict[str, Any], # from `reproduce` or `forecast_again`
 ) -> str:
@@ -492,7 +496,7 @@ def verdict_text(
     lines += [f"  {d}" for d in f["doubts"]] + [f"  other packages than then: {'; '.join(f['packages'])}"] * bool(f["packages"])
     return "\n".join(lines + [f"  not rebuilt, since later stages make it: {', '.join(f['not_rebuilt'])}"] * bool(f["not_rebuilt"]))
 
-
+# %% ../nbs/37_reproduce.ipynb #79802062
 def _short(value: Any) -> str:
     return text if len(text := str(value)) <= 60 else f"{text[:57]}..."
 

@@ -163,7 +163,7 @@ def pull(
     came = f"{len(done.paths)} results brought up to date, {done.files} files came from {done.remote}" if done.paths else ""
     show(done._asdict() | {"remote": done.remote.name}, f"{came or 'everything is as dvc.lock says'} ({done.seconds:.1f} s)", as_json)
 
-# %% ../nbs/39_team.ipynb #9d4c6955
+# %% ../nbs/39_team.ipynb #0590b55c
 data = typer.Typer(help="Versions of the data: list them, visit one, compare two.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
@@ -180,7 +180,8 @@ def data_log(
     """
     from stockml.versions import log, log_text
 
-    rows = log(project_root(), limit, everything, note)
+    with progress() as say:
+        rows = log(project_root(), limit, everything, say)
     show(rows, log_text(rows), as_json)
 
 # %% ../nbs/39_team.ipynb #c4042859

@@ -220,8 +220,9 @@ def proofs(
         out |= {"MLflow run": f"{run}: {_mlflow()}",
                 "executed notebooks": f"artifacts of run {run}: train/train.ipynb, evaluate/evaluate.ipynb, promote/promote.ipynb"}
     if commit:
-        out |= {"code": f"git show {commit}", "data": f"SHA-256 {data}: "
-                + (f"git checkout {lock} && dvc checkout data/bars.parquet" if lock else "the commit whose dvc.lock came out of that run")}
+        out |= {"code": f"git show {commit}", "data": f"SHA-256 {data}: stockml data checkout {str(data)[:12]}"
+                + (f", or git checkout {lock} && dvc checkout data/bars.parquet" if lock else ""),
+                "the same again": f"stockml reproduce {found.line['stockml']['forecast_id']}"}
     return out | ({"gate": f"models/promotions.jsonl, decision of {gate['time']}"} if gate else {})
 
 

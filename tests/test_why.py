@@ -214,6 +214,8 @@ def test_all_of_it_strict_and_in_words(shop):
     assert facts["model"]["same"] is True
     assert [c["monitor"] for c in facts["monitors"]] == ["coverage"] and facts["bot"] == []
     assert facts["proofs"]["journal"] == "journal/journal-000001.ndjson, line 6"
+    assert facts["proofs"]["the same again"] == f"stockml reproduce {id_of(lines['gjr', 'AAPL'])}"
+    assert f"stockml data checkout {facts['model']['data_sha256'][:12]}" in facts["proofs"]["data"]
     text = as_text(facts)
     for words in ("coverage was alarm (2003-06-01)", "no bot traded on this forecast", "h=21: 0.9900 times the loss of gjr (p = nan)",
                   "it came to", "models/promotions.jsonl, decision of 2003-05-30T20:00:00+00:00"):
