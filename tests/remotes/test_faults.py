@@ -160,7 +160,7 @@ def test_remote_that_dies_in_the_middle_of_a_push(filled, clone, tmp_path, monke
         pushing = start(filled, "push")
         wait_for(lambda: s3c.list_objects_v2(Bucket="team").get("KeyCount", 0) > 20)
         os.kill(store.pid, signal.SIGKILL)
-        out, err = pushing.communicate(timeout=60)
+        _, err = pushing.communicate(timeout=60)
     assert pushing.returncode == 1, err
     assert "Traceback" not in err and err.strip().splitlines()[-1].startswith("stockml: team (s3://team/data): ")
     assert "the same command goes on from there" in err

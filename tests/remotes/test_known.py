@@ -135,11 +135,16 @@ def test_store_of_another_source_is_left_where_it_is(bob, data):
     assert pull_known(bob, lambda path: other_source(bob, load_params(), path)) == ["models/champion"]
 
 
-def test_newer_lock_replaces_what_is_known_and_nothing_else(bob, _computed):
+def test_newer_lock_replaces_what_is_saved_and_nothing_else(bob):
     taken(bob)
-    own = bob / "data/bars.parquet"
+    carol = Path(shutil.copytree(bob, bob.parent / "carol", ignore=shutil.ignore_patterns("tmp")))
+    (carol / "source.txt").write_text("newer prices" * 100)
+    dvc(carol, lambda repo: repo.reproduce())
+    dvc(carol, lambda repo: repo.push())
+    for name in ("dvc.lock", "source.txt"):  # git pull
+        shutil.copy(carol / name, bob)
+    own = bob / "models/champion/model.ubj"
     own.write_bytes(b"bob's own, in no cache")
-    shutil.rmtree(bob / "models/challenger")
-    (bob / "models/challenger").mkdir()
-    assert taken(bob)[0] == []  # an empty folder of bob's is in no cache either
+    assert taken(bob)[0] == OUTS[:3]
+    assert (bob / OUTS[1]).read_bytes() == (carol / OUTS[1]).read_bytes()
     assert own.read_bytes() == b"bob's own, in no cache"
