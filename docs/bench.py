@@ -332,7 +332,8 @@ def shared() -> list[str]:
             both = Shared(place, add)
             for command, way in (("push", "to"), ("pull", "from")):
                 a, b, ratio = both.times(command)
-                lines.append(f"| `stockml {command}` {way} {kind} | {a:.1f} s | `dvc {command}`, unchecked | {b:.1f} s | {ratio:.2f} | 1.25 |")
+                lines.append(f"| `stockml {command}` {way} {kind} | {a:.1f} s | `dvc {command}`, unchecked | {b:.1f} s | "
+                             f"{ratio:.2f} | 1.25 |")
         seconds = timed(lambda: ready(both))
     return [*lines, f"| a clone with a filled remote, from `stockml run` to its forecast | {seconds:.0f} s | | | | 120 s |"]
 

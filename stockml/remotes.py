@@ -688,7 +688,7 @@ def pull_known(
     leave: Callable[[str], bool] = lambda path: False, # outs that shall not come, by their path
     say: Callable[[str], None] = print, # gets progress
 ) -> list[str]: # what came
-    "Before a run: take what others have computed from the default remote, if there is one. Never an error: what fails is said, and computed."
+    "Before a run: take what others have computed from the default remote. Never an error: what fails is said, and computed."
     try:
         if not any(r.default for r in read_remotes(root)) or not behind(root):
             return []

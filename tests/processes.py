@@ -18,7 +18,7 @@ from stockml.client import command
 
 PATIENCE = 60  # seconds; a busy machine is no failure
 PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager", "java": "default-jre-headless",
-            "rsyslogd": "rsyslog and rsyslog-elasticsearch"}
+            "rsyslogd": "rsyslog and rsyslog-elasticsearch", "azurite-blob": "azurite (npm)"}
 
 
 def tool(name: str) -> str:

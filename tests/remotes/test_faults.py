@@ -35,7 +35,7 @@ def one_line(done, code: int, *words: str) -> str:
 
 @pytest.mark.parametrize("command", [["remote", "check"], ["push"], ["pull"]])
 def test_wrong_keys_s3(s3, filled, clone, monkeypatch, command):
-    call(*s3.add(secret_access_key="not-the-secret"))
+    call(*s3.add(secret_access_key="not-the-secret"))  # noqa: S106
     if command == ["pull"]:
         enter(clone(filled), monkeypatch)
     here = Path.cwd()
