@@ -277,6 +277,74 @@ def again() -> list[str]:
     return [f"| `stockml run`, nothing changed | {a:.1f} s | `dvc status` | {b:.1f} s | {ratio:.2f} | 15 s |"]
 
 
+class Shared:
+    "Two clones with an empty remote each time: one has everything in its cache, the other nothing. `add` sets the remotes up."
+
+    def __init__(self, folder: Path, add: Callable[[str], list[str]]):
+        self.folder, self.add, self.turn, self.size = folder, add, 0, 0
+        for name in ("full", "empty"):
+            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder / name)], check=True)
+            shutil.copy(ROOT / "dvc.lock", folder / name)
+        self.call("full", sys.executable, "-m", "dvc", "cache", "dir", "--local", str(ROOT / ".dvc/cache"))
+
+    def call(self, clone: str, *argv: str) -> None:
+        "Run something there."
+        env = {**os.environ, "STOCKML_ROOT": str(self.folder / clone), "DVC_SITE_CACHE_DIR": str(self.folder / f"{clone}.site")}
+        subprocess.run(argv, cwd=self.folder / clone, env=env, check=True, capture_output=True)
+
+    def times(self, command: str) -> tuple[float, float, float]:
+        "Median seconds of `stockml push` (or pull), of `dvc push` without its checks, and of the ratios."
+        pairs = []
+        for _ in range(ROUNDS):
+            pairs.append([self.once(command, *program) for program in (("stockml",), (sys.executable, "-m", "dvc"))])
+        return (*(statistics.median(p[i] for p in pairs) for i in (0, 1)), statistics.median(a / b for a, b in pairs))
+
+    def once(self, command: str, *program: str) -> float:
+        "One of them, to or from a place of its own."
+        self.turn += 1
+        for clone in ("full", "empty"):
+            self.call(clone, "stockml", *self.add(f"turn{self.turn}"), "--local", "--default")
+        if program != ("stockml",):
+            for clone in ("full", "empty"):
+                self.call(clone, sys.executable, "-m", "dvc", "remote", "modify", "--local", f"turn{self.turn}", "verify", "false")
+        if command == "push":
+            return timed(lambda: self.call("full", *program, "push"))
+        self.call("full", "stockml", "push")
+        for left in (".dvc/cache", "data", "models", "reports", "metrics"):
+            shutil.rmtree(self.folder / "empty" / left, ignore_errors=True)
+        return timed(lambda: self.call("empty", *program, "pull"))
+
+
+def shared() -> list[str]:
+    "What a team shares: status, push and pull beside plain DVC, and a clone that becomes ready to serve."
+    if not (ROOT / "models/champion").exists():
+        return []
+    sys.path.append(str(ROOT / "tests"))
+    sys.path.append(str(ROOT / "tests/remotes"))
+    from stores import seaweed
+
+    a, b, ratio = compare(lambda: subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=ROOT, check=True, capture_output=True),
+                          lambda: subprocess.run([sys.executable, "-c", "import dvc.repo"], check=True))
+    lines = [f"| `dvc status` | {a:.1f} s | Python loads DVC | {b:.1f} s | {ratio:.2f} | 3 s |"]
+    with tempfile.TemporaryDirectory() as name, seaweed(Path(name) / "s3") as store:
+        for kind, add in (("a folder", lambda n: ["remote", "add", n, f"{name}/store/{n}"]), ("S3", lambda n: store.add(n, f"s3://team/{n}"))):
+            (place := Path(name) / kind.split()[-1]).mkdir()
+            both = Shared(place, add)
+            for command, way in (("push", "to"), ("pull", "from")):
+                a, b, ratio = both.times(command)
+                lines.append(f"| `stockml {command}` {way} {kind} | {a:.1f} s | `dvc {command}`, unchecked | {b:.1f} s | "
+                             f"{ratio:.2f} | 1.25 |")
+        seconds = timed(lambda: ready(both))
+    return [*lines, f"| a clone with a filled remote, from `stockml run` to its forecast | {seconds:.0f} s | | | | 120 s |"]
+
+
+def ready(both: Shared) -> None:
+    "`stockml run` in the clone that has nothing."
+    for left in (".dvc/cache", "data", "models", "reports", "metrics"):
+        shutil.rmtree(both.folder / "empty" / left, ignore_errors=True)
+    both.call("empty", "stockml", "run")
+
+
 def whole() -> list[str]:
     "`make run` in a clean clone with an empty HOME: wall time, and the largest process."
     with tempfile.TemporaryDirectory() as folder:
@@ -297,14 +365,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--whole", action="store_true", help="also make run in a clean clone")
     parser.add_argument("--replay", action="store_true", help="also replay a year (10 minutes)")
+    parser.add_argument("--shared", action="store_true", help="print what is measured of sharing, and nothing else")
     parser.add_argument("--soak", type=float, default=600, help="seconds of full load on the service; 0 = none")
     given = parser.parse_args()
+    if given.shared:
+        return print("\n".join(shared()))
     lines = whole() if given.whole else []
     for name, work, floor_name, floor, limit in CASES:
         a, b, ratio = compare(work, floor)
         lines.append(f"| {name} | {a:.2f} s | {floor_name} | {b:.2f} s | {ratio:.2f} | {limit} |")
         print(lines[-1], flush=True)
-    lines += on_gpu() + production(million=True) + served(given.soak) + again() + (lived() if given.replay else [])
+    lines += on_gpu() + production(million=True) + served(given.soak) + again() + shared() + (lived() if given.replay else [])
     head = ["# Performance", "", __doc__.split("\n\n")[1].strip(), "",
             f"Measured on {time.strftime('%Y-%m-%d')} with `make bench`: {os.cpu_count()} cores ({platform.machine()}), "
             f"Python {platform.python_version()}, XGBoost {xgb.__version__}, pandas {pd.__version__}.", "",

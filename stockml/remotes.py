@@ -6,14 +6,16 @@
 __all__ = ['KINDS', 'FOLDER', 'SECRET', 'FILES', 'UNFIT', 'REFUSED', 'ABSENT', 'AWAY', 'HOSTS', 'Kind', 'read_name', 'read_url',
            'settings_of', 'check_settings', 'Remote', 'config_of', 'read_remotes', 'find_remote', 'edited', 'section',
            'add_remote', 'remove_remote', 'explain', 'explained', 'check_remote', 'filesystem', 'endpoint', 'reach',
-           'Heard', 'quiet', 'Moved', 'opened', 'push', 'absent', 'objects', 'pull', 'differs', 'unsaved', 'fetch',
-           'place', 'known', 'locked', 'behind', 'pull_known']
+           'Heard', 'quiet', 'Gone', 'watched', 'Moved', 'opened', 'push', 'absent', 'objects', 'pull', 'differs',
+           'unsaved', 'fetch', 'place', 'known', 'locked', 'behind', 'pull_known']
 
-# %% ../nbs/35_remotes.ipynb #14b5a5eb
+# %% ../nbs/35_remotes.ipynb #7bf30ab5
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -339,8 +341,8 @@ def check_remote(
     "Write, read and delete a tiny object there. `BadInput` or `StockmlError` says in one line what is wrong."
     begun, said = time.monotonic(), f"{remote} was checked\n".encode()
     with quiet(), explained(remote):
-        reach(root, remote)
         fs, base = filesystem(root, remote)
+        reach(root, remote)
         path = fs.join(base, f"check-{uuid.uuid4().hex}")
         fs.makedirs(base, exist_ok=True)
         fs.put_file(BytesIO(said), path, size=len(said))
@@ -423,12 +425,54 @@ def quiet() -> Iterator[Heard]:
         for log, handlers, propagate in before:
             log.handlers, log.propagate = handlers, propagate
 
+# %% ../nbs/35_remotes.ipynb #cc790ade
+class Gone(BaseException): # no Exception: DVC keeps those for later
+    "Nobody answers at the remote's door any more."
+
+
+@contextmanager
+def watched(
+    root: Path, # of the project
+    remote: Remote,
+    every_s: float = 2, # knocks; the second in vain ends it
+) -> Iterator[None]:
+    "`StockmlError` as soon as the remote is gone. In other threads than the main one nothing is watched."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def watch() -> None:
+        vain = 0
+        while not done.wait(every_s):
+            try:
+                reach(root, remote)
+                vain = 0
+            except OSError:
+                vain += 1
+            if vain == 2:
+                return signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
+    def stop(*_: Any) -> None:
+        raise Gone
+
+    done, before = threading.Event(), signal.signal(signal.SIGALRM, stop)
+    (watcher := threading.Thread(target=watch, daemon=True)).start()
+    try:
+        yield
+    except Gone:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1) # of what was under way it tells at the very end
+        raise StockmlError(f"{remote}: is gone in the middle of it; what has arrived stays, the same command goes on from there") from None
+    finally:
+        done.set()
+        watcher.join()
+        signal.signal(signal.SIGALRM, before)
+
 # %% ../nbs/35_remotes.ipynb #afcf8142
 class Moved(NamedTuple):
     "What a push or a pull did."
     remote: Remote
     files: int # objects that went over the wire
-    paths: list[str] # pull: what is new in the project
+    paths: tuple[str, ...] # pull: what is new in the project
     seconds: float
 
 
@@ -465,8 +509,8 @@ def push(
 
     remote, begun = find_remote(root, name), time.monotonic()
     with opened(root, remote) as (repo, heard), explained(remote):
-        reach(root, remote)
         store = repo.cloud.get_remote(remote.name).odb
+        reach(root, remote)
         outs = [out for out in repo.index.outs if out.use_cache and out.hash_info]
         say(f"pushing {len(outs)} results to {remote}")
         lost = {str(out.def_path) for out in outs for oid in absent(repo, out) if not store.exists(oid)}
@@ -475,10 +519,11 @@ def push(
         if again:
             _send_again(repo, store, outs, heard)
         try:
-            files = repo.push(remote=remote.name, all_commits=everything)
+            with watched(root, remote):
+                files = repo.push(remote=remote.name, all_commits=everything)
         except UploadError as e:
             raise _unsent(remote, e.amount, heard) from e
-    return Moved(remote, files, [], time.monotonic() - begun)
+    return Moved(remote, files, (), time.monotonic() - begun)
 
 
 def _unsent(remote: Remote, amount: int, heard: Heard) -> StockmlError:
@@ -535,7 +580,7 @@ def pull(
         paths = place(repo, outs)
     if lost:
         raise StockmlError(f"{remote}: {'; '.join(lost)}")
-    return Moved(remote, files, paths, time.monotonic() - begun)
+    return Moved(remote, files, tuple(paths), time.monotonic() - begun)
 
 # %% ../nbs/35_remotes.ipynb #9a843a4a
 def differs(out: Any) -> bool: # of a dvc.output.Output
@@ -562,11 +607,12 @@ def fetch(
     wanted = [out for out in outs if out.changed_cache()]
     if not wanted:
         return 0, []
+    filesystem(root, remote) # is its package there?
     reach(root, remote)
     size = sum(out.meta.size or 0 for out in wanted)
     say(f"pulling {len(wanted)} results, {size / 1e6:,.1f} MB, from {remote}")
     files = 0
-    with suppress(DownloadError):
+    with suppress(DownloadError), watched(root, remote):
         files = repo.fetch([out.fs_path for out in wanted], remote=remote.name)
     lost = [reason for out in wanted for reason in _why_absent(repo, remote, out, heard)]
     return files, sorted(set(lost))
@@ -642,7 +688,7 @@ def pull_known(
     leave: Callable[[str], bool] = lambda path: False, # outs that shall not come, by their path
     say: Callable[[str], None] = print, # gets progress
 ) -> list[str]: # what came
-    "Before a run: take what others have computed from the default remote, if there is one. Never an error: what fails is said, and computed."
+    "Before a run: take what others have computed from the default remote. Never an error: what fails is said, and computed."
     try:
         if not any(r.default for r in read_remotes(root)) or not behind(root):
             return []

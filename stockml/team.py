@@ -142,7 +142,7 @@ def push_out(
     "Push; who has no remote gets a folder, for this clone only."
     if name is None and not remotes.read_remotes(root):
         made = remotes.add_remote(root, "folder", str((root / remotes.FOLDER).resolve()), local=True)
-        note(f"no remote yet: from now on {made}, for this clone only. A disk is no safe place: stockml remote add NAME URL names a better one")
+        note(f"no remote yet: from now on {made}, for this clone only. Name a safer place with stockml remote add NAME URL")
     return remotes.push(root, name, all_commits, again, note)
 
 # %% ../nbs/39_team.ipynb #5e0f3ad4

