@@ -63,6 +63,7 @@ run = tracking.join_run(client, f"writer {sys.argv[1]}")
 for i in range(3):
     tracking.log_stage(client, run, f"part{i}", {f"a{i}": {"b": i}}, {"m": i}, [Path(sys.argv[2])], {"t": "x"})
     tracking.log_trial(run, i, {"depth": i}, i / 10)
+tracking.register(run, Path(sys.argv[2]).parent)
 tracking.end_run(run, ok=True)
 """
 
@@ -70,20 +71,22 @@ tracking.end_run(run, ok=True)
 def test_processes_that_log_at_once_from_the_first_moment_on(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
     (tmp_path / "new").mkdir()
-    (tmp_path / "file.txt").write_text("content")
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(n), str(tmp_path / "file.txt")], text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for n in range(3)]
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/file.txt").write_text("content")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(n), str(tmp_path / "files/file.txt")], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for n in range(4)]
     for writer in writers:
         said, _ = writer.communicate(timeout=240)
         assert writer.returncode == 0, said
     client = tracking.connect()
     runs = client.search_runs([client.get_experiment_by_name("stockml").experiment_id], max_results=100)
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
-    assert (len(parents), len(runs)) == (3, 12)
+    assert (len(parents), len(runs)) == (4, 16)
+    assert sorted(int(v.version) for v in client.search_model_versions()) == [1, 2, 3, 4]
     assert {r.info.status for r in runs} == {"FINISHED"}
     for parent in parents:
         assert parent.data.metrics == {f"part{i}.m": i for i in range(3)}
-        assert len(client.list_artifacts(parent.info.run_id)) == 3
+        assert len(client.list_artifacts(parent.info.run_id)) == 4
 
 
 def test_a_run_knows_who_when_and_which_code(client, run):
