@@ -6,7 +6,6 @@
 __all__ = ['Event', 'run_events', 'gate_events', 'retrain_events', 'data_events', 'timeline', 'timeline_text']
 
 # %% ../nbs/37_timeline.ipynb #b4a21bbb
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import pandas as pd
 
 from .config import BadInput
 from .journal import read
+from .versions import versions
 
 # %% ../nbs/37_timeline.ipynb #ae787a1d
 class Event(NamedTuple):
@@ -23,7 +23,7 @@ class Event(NamedTuple):
     who: str # "Name <address>", as git knows them
     what: str # run, promoted, refused, retrained, data
     details: str # in words
-    id: str | None # of the run, the model or the commit
+    id: str | None # of the run or the model, MD5 of the data
 
 
 def _utc(time: Any) -> str:
@@ -70,14 +70,17 @@ def retrain_events(
 
 def data_events(
     root: Path, # of the project
-    limit: int, # commits at most
 ) -> Iterator[Event]:
-    "Versions of the data: the commits that changed dvc.lock. None without git."
-    done = subprocess.run(["git", "log", f"-{limit}", "--format=%H%x09%aI%x09%an <%ae>%x09%s", "--", "dvc.lock"], cwd=root,
-                          capture_output=True, text=True, check=False)
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
-        commit, time, who, subject = line.split("\t", 3)
-        yield Event(_utc(time), who, "data", f"commit {commit[:9]}: {subject}", commit)
+    "Versions of the data, each with the commit that brought it. None without git."
+    try:
+        found = versions(root)
+    except BadInput: # no repository
+        return
+    for version in found:
+        if version.commits:
+            first = version.commits[-1]
+            yield Event(_utc(first.time), first.who, "data", f"version {version.md5[:9]} as of {version.as_of or '?'}; commit {first.id[:9]}: "
+                        f"{first.subject}", version.md5)
 
 # %% ../nbs/37_timeline.ipynb #b2da4cb5
 def timeline(
@@ -89,8 +92,7 @@ def timeline(
     who: str | None = None, # only theirs: a part of the name or the address
 ) -> list[Event]: # newest first
     "All that happened, on one line of time."
-    many = limit if who is None else 10_000
-    newest = [*run_events(runs)], [*data_events(root, many)] # these come the newest first, the others the oldest
+    newest = [*run_events(runs)], [*data_events(root)] # these come the newest first, the others the oldest
     found = [*newest[0][::-1], *gate_events(decisions), *retrain_events(journal), *newest[1][::-1]]
     theirs = [e for e in found if who is None or who.casefold() in e.who.casefold()]
     return sorted(theirs, key=lambda e: e.time)[::-1][:limit] # of the same second, the later entry of a book is the newer one

@@ -1,6 +1,7 @@
 "Who did what, when: four books read as one."
 
 import json
+import re
 import subprocess
 
 import pandas as pd
@@ -15,6 +16,12 @@ ADA, BOB = "Ada <ada@example.com>", "Bob <bob@example.com>"
 RETRAINED = {"as_of": "2000-09-29", "reason": "loss is in alarm", "who": BOB, "begun": "2000-09-30T01:00:00+00:00", "seconds": 61.4,
              "promoted": False, "model": {"version": "b" * 12}}
 
+LOCK = """stages:
+  ingest:
+    params: {params.yaml: {data: {as_of: "2000-09-28"}}}
+    outs: [{path: data/bars.parquet, md5: 0123456789abcdef0123456789abcdef}]
+"""
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
@@ -26,7 +33,7 @@ def project(tmp_path, monkeypatch):
     git = ["git", "-c", "user.name=Bob", "-c", "user.email=bob@example.com"]
     subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
     for name, day in (("params.yaml", "29"), ("dvc.lock", "30")):
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text(LOCK)
         subprocess.run([*git, "add", name], cwd=tmp_path, check=True)
         subprocess.run([*git, "commit", "-qm", f"{name}\twith a tab", f"--date=2000-09-{day}T04:00:00+05:00"], cwd=tmp_path, check=True)
     (tmp_path / "models").mkdir()
@@ -52,7 +59,8 @@ def test_one_line_of_time(project, runs):
     said = [e.details for e in events]
     assert said[:3] == ["pipeline; failed; commit 000000000, changed since", f"model {'b' * 12}: worse; luck",
                         "as of 2000-09-29: loss is in alarm; refused after 61 s"]
-    assert said[3] == f"commit {events[3].id[:9]}: dvc.lock\twith a tab"
+    assert re.fullmatch(r"version 012345678 as of 2000-09-28; commit [0-9a-f]{9}: dvc\.lock\twith a tab", said[3])
+    assert events[3].id == "0123456789abcdef" * 2
     assert timeline(project, project / "journal", runs, gate, 2) == events[:2]
     assert timeline(project, project / "journal", runs, gate, 1, "BOB@") == events[2:3]
     untold = timeline(project, project / "journal", runs, [gate[0] | {"time": None, "who": None}])
