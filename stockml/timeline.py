@@ -79,8 +79,8 @@ def data_events(
     for version in found:
         if version.commits:
             first = version.commits[-1]
-            yield Event(_utc(first.time), first.who, "data", f"version {version.md5[:9]} as of {version.as_of or '?'}; commit {first.id[:9]}: "
-                        f"{first.subject}", version.md5)
+            said = f"version {version.md5[:9]} as of {version.as_of or '?'}; commit {first.id[:9]}: {first.subject}"
+            yield Event(_utc(first.time), first.who, "data", said, version.md5)
 
 # %% ../nbs/37_timeline.ipynb #b2da4cb5
 def timeline(
