@@ -71,7 +71,7 @@ def read_url(
         raise BadInput(f"{url}: name the place as in {KINDS[scheme].example}")
     return url.rstrip("/")
 
-
+# %% ../nbs/35_remotes.ipynb #7c18ca4a
 def _folder(url: str, root: Path) -> str:
     "A folder as DVC keeps it. `BadInput` for a file, or a folder that `git clean` would take along."
     if not url.strip():
@@ -99,7 +99,7 @@ def settings_of(
 
     return sorted({str(key) for key in REMOTE_SCHEMAS[scheme]} - UNFIT)
 
-
+# %% ../nbs/35_remotes.ipynb #e2226c1c
 def check_settings(
     url: str, # from `read_url`
     settings: Mapping[str, str],
@@ -165,7 +165,7 @@ def config_of(
     except ConfigError as e:
         raise BadInput(f"{root / '.dvc'}: {_line(e)}") from None
 
-
+# %% ../nbs/35_remotes.ipynb #0354117f
 def _line(e: BaseException) -> str:
     "What an error says, in one line."
     text = re.split(r" (?:RequestId|Content):", " ".join(str(e).split()))[0]
@@ -232,7 +232,7 @@ def _private() -> Iterator[None]:
     finally:
         os.umask(mask)
 
-
+# %% ../nbs/35_remotes.ipynb #b0f8992e
 def section(name: str) -> str:
     "The heading of a remote in DVC's files."
     return f'remote "{name}"'
@@ -311,7 +311,7 @@ def explain(
         return BadInput(f"{remote}: refuses you ({why}); `stockml remote list` shows which credentials are set")
     return StockmlError(f"{remote}: {why}")
 
-
+# %% ../nbs/35_remotes.ipynb #136e4165
 def _causes(e: BaseException | None) -> Iterator[BaseException]:
     "An error and what led to it, outermost first."
     seen = set()
@@ -429,7 +429,7 @@ def quiet() -> Iterator[Heard]:
 class Gone(BaseException): # no Exception: DVC keeps those for later
     "Nobody answers at the remote's door any more."
 
-
+# %% ../nbs/35_remotes.ipynb #7c4a5275
 @contextmanager
 def watched(
     root: Path, # of the project
@@ -440,23 +440,8 @@ def watched(
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def watch() -> None:
-        vain = 0
-        while not done.wait(every_s):
-            try:
-                reach(root, remote)
-                vain = 0
-            except OSError:
-                vain += 1
-            if vain == 2:
-                return signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-
-    def stop(*_: Any) -> None:
-        raise Gone
-
-    done, before = threading.Event(), signal.signal(signal.SIGALRM, stop)
-    (watcher := threading.Thread(target=watch, daemon=True)).start()
+    done, before = threading.Event(), signal.signal(signal.SIGALRM, _stop)
+    (watcher := threading.Thread(target=_watch, args=(root, remote, every_s, done), daemon=True)).start()
     try:
         yield
     except Gone:
@@ -466,6 +451,24 @@ def watched(
         done.set()
         watcher.join()
         signal.signal(signal.SIGALRM, before)
+
+# %% ../nbs/35_remotes.ipynb #25e4d3b8
+def _watch(root: Path, remote: Remote, every_s: float, done: threading.Event) -> None:
+    "Knock until it is done; after two knocks in vain wake the main thread."
+    vain = 0
+    while not done.wait(every_s):
+        try:
+            reach(root, remote)
+            vain = 0
+        except OSError:
+            vain += 1
+        if vain == 2:
+            return signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
+
+def _stop(*_: Any) -> None:
+    "What a wake-up call does."
+    raise Gone
 
 # %% ../nbs/35_remotes.ipynb #afcf8142
 class Moved(NamedTuple):
@@ -525,7 +528,7 @@ def push(
             raise _unsent(remote, e.amount, heard) from e
     return Moved(remote, files, (), time.monotonic() - begun)
 
-
+# %% ../nbs/35_remotes.ipynb #a937f0b3
 def _unsent(remote: Remote, amount: int, heard: Heard) -> StockmlError:
     "What a push that did not get through is told as."
     why = explain(heard.errors[0], remote) if heard.errors else StockmlError(f"{remote}: does not say why")
@@ -592,7 +595,7 @@ def unsaved(repo: Any, out: Any) -> bool:
     "Is what stands in the project in no cache, so that it would be lost?"
     return out.exists and not repo.cache.local.exists(out.get_hash().value)
 
-
+# %% ../nbs/35_remotes.ipynb #3a791ab0
 def fetch(
     root: Path, # of the project
     repo: Any, # dvc.repo.Repo
@@ -617,7 +620,7 @@ def fetch(
     lost = [reason for out in wanted for reason in _why_absent(repo, remote, out, heard)]
     return files, sorted(set(lost))
 
-
+# %% ../nbs/35_remotes.ipynb #4b206d8c
 def place(repo: Any, outs: list) -> list[str]: # paths
     "Put into the project what is whole in the cache."
     whole = [out for out in outs if not out.changed_cache()]
@@ -667,7 +670,7 @@ def locked(
     except (yaml.YAMLError, AttributeError, ValueError) as e:
         raise BadInput(f"{path}: not readable ({_line(e)})") from None
 
-
+# %% ../nbs/35_remotes.ipynb #59927025
 def behind(
     root: Path, # of the project
 ) -> bool:

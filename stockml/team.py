@@ -93,7 +93,7 @@ def list_remotes(as_json: AsJson = False) -> None:
              + "  ".join([*(f"{k}={v}" for k, v in r.settings.items()), *(f"{k}=…" for k in r.secrets)]) for r in found]
     show([r._asdict() for r in found], "\n".join(lines) or "no remote; stockml remote add NAME URL sets one up", as_json)
 
-
+# %% ../nbs/39_team.ipynb #5e0f3ad5
 @remote.command("check")
 def check(name: Name = None, as_json: AsJson = False) -> None:
     """Write, read and delete a tiny object, and say what is wrong if that fails: keys, bucket, network or a package.
