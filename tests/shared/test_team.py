@@ -45,8 +45,9 @@ def children(client, run: str) -> list:
     return tracking.find_runs(client, f"tags.`mlflow.parentRunId` = '{run}'")
 
 
-def test_four_people_at_once(team, s3, bundle_folder, tmp_path, capfd):
+def test_four_people_at_once(team, s3, bundle_folder, tmp_path, capfd, monkeypatch):
     "All is there, under their names; the files lie in S3 and come back through the server, to people who have no key of it."
+    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")  # as `connect` has it, which the import below comes before
     context = multiprocessing.get_context("forkserver")  # processes of their own that need not import MLflow each
     context.set_forkserver_preload(["mlflow", "stockml.tracking"])
     people = [context.Process(target=person, args=(name, bundle_folder)) for name in PEOPLE]
