@@ -487,13 +487,14 @@ def opened(
     "The project as DVC sees it, with checks on all that comes. `BadInput` if another DVC process is at work."
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
 
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     with quiet() as heard:
         try:
-            with Repo(str(root), config={"core": {"remote": remote.name}, "remote": {remote.name: {"verify": True}}}) as repo:
-                yield repo, heard
+            checked = {"core": {"remote": remote.name}, "remote": {remote.name: {"verify": True}}}
+            with Repo(str(root), config=checked) as repo, lock_repo(repo):
+                yield repo, heard # under one lock, in which DVC reads dvc.yaml and dvc.lock once
         except LockError:
             raise BadInput("another DVC process is at work in this project: wait until it ends") from None
         except DvcException as e:
