@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'FOLDER', 'SECRET', 'FILES', 'UNFIT', 'REFUSED', 'ABSENT', '
            'settings_of', 'check_settings', 'Remote', 'config_of', 'read_remotes', 'find_remote', 'edited', 'section',
            'add_remote', 'remove_remote', 'explain', 'explained', 'check_remote', 'filesystem', 'endpoint', 'reach',
            'Heard', 'quiet', 'Gone', 'watched', 'Moved', 'opened', 'push', 'absent', 'objects', 'pull', 'differs',
-           'unsaved', 'fetch', 'place', 'known', 'locked', 'behind', 'pull_known']
+           'unsaved', 'fetch', 'targets', 'place', 'known', 'locked', 'behind', 'pull_known']
 
 # %% ../nbs/34_remotes.ipynb #7bf30ab5
 import logging
@@ -487,13 +487,14 @@ def opened(
     "The project as DVC sees it, with checks on all that comes. `BadInput` if another DVC process is at work."
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
 
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     with quiet() as heard:
         try:
-            with Repo(str(root), config={"core": {"remote": remote.name}, "remote": {remote.name: {"verify": True}}}) as repo:
-                yield repo, heard
+            checked = {"core": {"remote": remote.name}, "remote": {remote.name: {"verify": True}}}
+            with Repo(str(root), config=checked) as repo, lock_repo(repo):
+                yield repo, heard # under one lock, in which DVC reads dvc.yaml and dvc.lock once
         except LockError:
             raise BadInput("another DVC process is at work in this project: wait until it ends") from None
         except DvcException as e:
@@ -575,7 +576,7 @@ def pull(
     remote, begun = find_remote(root, name), time.monotonic()
     with opened(root, remote) as (repo, heard), explained(remote):
         outs = [out for out in repo.index.outs if out.use_cache and out.hash_info and differs(out)]
-        if not repo.index.outs or not any(out.hash_info for out in repo.index.outs):
+        if not any(out.hash_info for out in repo.index.outs):
             raise BadInput("dvc.lock names nothing yet: stockml run makes something to share")
         if (mine := [out.def_path for out in outs if unsaved(repo, out)]) and not force:
             raise BadInput(f"changed here and nowhere else: {', '.join(mine)}; stockml pull --force overwrites")
@@ -616,16 +617,21 @@ def fetch(
     say(f"pulling {len(wanted)} results, {size / 1e6:,.1f} MB, from {remote}")
     files = 0
     with suppress(DownloadError), watched(root, remote):
-        files = repo.fetch([out.fs_path for out in wanted], remote=remote.name)
+        files = repo.fetch(targets(repo, wanted), remote=remote.name)
     lost = [reason for out in wanted for reason in _why_absent(repo, remote, out, heard)]
     return files, sorted(set(lost))
 
-# %% ../nbs/34_remotes.ipynb #4b206d8c
+# %% ../nbs/34_remotes.ipynb #3dccce17
+def targets(repo: Any, outs: list) -> list[str] | None: # None = all that there is
+    "How DVC is told of them. For each that is named it reads dvc.yaml and dvc.lock once more, so all are not named."
+    return None if len(outs) == sum(1 for _ in repo.index.outs) else [out.fs_path for out in outs]
+
+
 def place(repo: Any, outs: list) -> list[str]: # paths
     "Put into the project what is whole in the cache."
     whole = [out for out in outs if not out.changed_cache()]
     if whole:
-        repo.checkout([out.fs_path for out in whole], force=True)
+        repo.checkout(targets(repo, whole), force=True)
     return [str(out.def_path) for out in whole]
 
 # %% ../nbs/34_remotes.ipynb #04942e2a

@@ -56,7 +56,7 @@ def seaweed(folder: Path, port: int | None = None) -> Iterator[Store]:
     more = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={folder / 's3.json'}",
             # nothing that is not needed here, and no word to anybody
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false", "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=64", "-volume.max=20", "-volume.preStopSeconds=0"]
+            "-master.volumeSizeLimitMB=64", "-volume.max=100", "-volume.preStopSeconds=0"]
     url = f"http://127.0.0.1:{port}"
     env = {**os.environ, "HOME": str(folder)}
     with running([BIN / "weed", "server", f"-dir={folder}", *ports, *more], lambda: answers(url), folder / "log", env=env) as process:
