@@ -335,7 +335,6 @@ def shared() -> list[str]:
                 a, b, ratio = both.times(command)
                 lines.append(f"| `stockml {command}` {way} {kind} | {a:.1f} s | `dvc {command}`, unchecked | {b:.1f} s | "
                              f"{ratio:.2f} | 1.25 |")
-                print(lines[-1], flush=True)
         both.forget()
         seconds = timed(lambda: both.call("empty", "stockml", "run"))
     return [*lines, f"| a clone with a filled remote, from `stockml run` to its forecast | {seconds:.0f} s | | | | 120 s |"]

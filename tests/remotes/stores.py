@@ -68,6 +68,9 @@ def seaweed(folder: Path, port: int | None = None) -> Iterator[Store]:
                         [f"access_key_id={KEY}", f"secret_access_key={SECRET}"], process.pid)
         finally:
             process.kill()  # told to end, it takes a quarter of a minute
+            for used in (port, *(p.rpartition("=")[2] for p in ports)):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{used}.sock"):  # noqa: S108 (where it puts them, whatever one says)
+                    left.unlink(missing_ok=True)
 
 
 @contextmanager
