@@ -92,7 +92,10 @@ def _dvc(root: Path, *args: str) -> str:
 SAME = 1e-4 # relative
 
 
-def same(old: Any, new: Any) -> bool:
+def same(
+    old: Any, # a number, text or None
+    new: Any, # the same
+) -> bool:
     "Are two values equal, for a reader?"
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (old, new))
     return abs(new - old) <= SAME * max(abs(old), abs(new)) if numbers else old == new

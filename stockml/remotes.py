@@ -102,8 +102,8 @@ def settings_of(
 # %% ../nbs/34_remotes.ipynb #e2226c1c
 def check_settings(
     url: str, # from `read_url`
-    settings: Mapping[str, str],
-    secrets: Mapping[str, str],
+    settings: Mapping[str, str], # for .dvc/config
+    secrets: Mapping[str, str], # for .dvc/config.local
 ) -> None:
     "`BadInput` for a setting that the kind of remote has not, a value that DVC would refuse, or a secret that git would see."
     scheme = url.partition("://")[0] if "://" in url else ""
@@ -404,7 +404,10 @@ class Heard(logging.Handler):
         super().__init__(logging.WARNING)
         self.errors: list[BaseException] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(
+        self,
+        record: logging.LogRecord, # of DVC
+    ) -> None:
         "Keep its exception."
         if record.exc_info and record.exc_info[1]:
             self.errors.append(record.exc_info[1])

@@ -124,7 +124,7 @@ def other_packages(
 # %% ../nbs/36_reproduce.ipynb #2dfbb401
 def clone(
     root: Path, # of the project
-    commit: str,
+    commit: str, # hash
     folder: Path, # made
 ) -> Path: # of the project in it: the same, if the project is all of its repository
     "The project as it was. `BadInput` if git cannot."
@@ -137,7 +137,9 @@ def clone(
 
 
 @contextmanager
-def surroundings(place: Path) -> Iterator[None]:
+def surroundings(
+    place: Path, # of the clone
+) -> Iterator[None]:
     "The environment of what runs there: its own code, no settings of ours, nowhere to write to but there."
     before = dict(os.environ)
     for key in [k for k in os.environ if k.startswith(("STOCKML_", "MLFLOW_", "DASK_", "DVC_"))]:
@@ -443,7 +445,7 @@ def forecast_again(
     forecast_id: str,
     folder: Path, # as for `reproduce`
     kept: Path, # as for `on_record`
-    force: bool = False,
+    force: bool = False, # also where exactness cannot be promised
     say: Callable[..., None] = print,
 ) -> dict[str, Any]: # of `reproduce`, and `forecast`
     "Rebuild the model of a forecast, then the forecast. `BadInput` if either cannot be done."
@@ -464,7 +466,7 @@ def again(
     journal: Path, # folder
     name: str, # MLflow run, version of a model, or id of a forecast
     keep: Path | None = None, # where the clone shall stay; None = it goes
-    force: bool = False,
+    force: bool = False, # also where exactness cannot be promised
     say: Callable[..., None] = print,
 ) -> dict[str, Any]: # as of `forecast_again` or `reproduce`
     "Rebuild what is named. `BadInput` if that cannot be done."

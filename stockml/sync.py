@@ -25,7 +25,7 @@ FROM, STATE = "stockml.synced_from", "stockml.synced" # tags on the server
 
 
 def folder_of(
-    run: Any,
+    run: Any, # mlflow.entities.Run
 ) -> Path: # may not exist: a run without files
     "Where the files of a run of `mlflow.db` lie, also after the project was moved."
     named = Path(unquote(urlparse(run.info.artifact_uri).path))
@@ -33,7 +33,7 @@ def folder_of(
 
 # %% ../nbs/38_sync.ipynb #34a6a262
 def state_of(
-    run: Any,
+    run: Any, # mlflow.entities.Run
     parent: str | None, # id that its parent has on the server
 ) -> str: # 16 hex digits
     "A hash of all that would be copied of a run."
@@ -93,7 +93,9 @@ def copy_run(
 MADE = "stockml.registered" # tag of a copied version: milliseconds, as MLflow's own `creation_timestamp`, which cannot be set
 
 
-def versions_of(client: Any) -> dict[str, Any]: # number -> mlflow.entities.model_registry.ModelVersion
+def versions_of(
+    client: Any, # of MLflow
+) -> dict[str, Any]: # number -> mlflow.entities.model_registry.ModelVersion
     "All versions of our model, the oldest first."
     found = client.search_model_versions(f"name = '{MODEL}'")
     return {str(v.version): v for v in sorted(found, key=lambda v: int(v.version))}

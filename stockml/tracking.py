@@ -43,7 +43,9 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
 
 
-def is_server(uri: str) -> bool:
+def is_server(
+    uri: str, # where runs are kept
+) -> bool:
     "Is it another machine's business?"
     return uri.startswith(("http://", "https://"))
 
@@ -119,13 +121,15 @@ def _first_use(client: Any, path: Path | None) -> None:
             raise
 
 # %% ../nbs/18_tracking.ipynb #6721a04e
-def experiment_of(client: Any) -> str:
+def experiment_of(
+    client: Any, # from `connect`
+) -> str:
     "The id of our experiment there."
     return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
 
 def find_runs(
-    client: Any,
+    client: Any, # from `connect`
     condition: str = "", # in MLflow's words, e.g. "attributes.status = 'RUNNING'"
     limit: int | None = None, # None = all
     deleted: bool = False, # those in the bin too?
@@ -309,8 +313,8 @@ def log_values(
     client: Any,
     run_id: str,
     metrics: list, # of mlflow.entities.Metric
-    params: Mapping[str, str],
-    tags: Mapping[str, str],
+    params: Mapping[str, str], # name -> value
+    tags: Mapping[str, str], # name -> value
 ) -> None:
     "As many as there are; a server takes a thousand metrics at once, or a hundred of the others."
     from mlflow.entities import Param, RunTag
@@ -364,7 +368,11 @@ def register(
     return record(run_id, "promote", work)
 
 
-def new_version(client: Any, run_id: str, tags: Mapping[str, str]) -> str:
+def new_version(
+    client: Any, # from `connect`
+    run_id: str, # of the run that has the bundle
+    tags: Mapping[str, str], # name -> value
+) -> str: # its number
     "Make the bundle of a run the next version of the registered model."
     try:
         client.create_registered_model(MODEL)
