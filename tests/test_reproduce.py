@@ -21,7 +21,7 @@ from stockml.bundle import FILES, load_bundle, write_manifest
 from stockml.config import BadInput
 from stockml.features import histories
 from stockml.files import read_json, sha256
-from stockml.journal import Journal, event, find, new_id
+from stockml.journal import Journal, event, find
 from stockml.prices import read_bars, write_bars
 from stockml.reproduce import (
     Record,
@@ -196,7 +196,8 @@ def test_a_forecast_that_was_another_by_one_bit_is_not_equal(rebuilt, shop, here
 @pytest.mark.parametrize(("name", "said"), [
     ("0" * 12, "no model of that version, and no such run"), ("AAPL", "no model of that version"),
     ("0" * 32, "neither in a lock of git's history nor in MLflow"), (LOST, "commit 111111111111 is not in this repository"),
-    (DIRTY, "the tree was dirty: commit "), (NOWHERE, "is in no version that is here or in a remote"), (new_id(), "no such forecast")])
+    (DIRTY, "the tree was dirty: commit "), (NOWHERE, "is in no version that is here or in a remote"),
+    ("01a224d6-8bc7-7899-9271-d1e99b39701f", "no such forecast")])
 def test_what_cannot_be_done_is_said(here, name, said):
     refused(call("reproduce", name), said)
 

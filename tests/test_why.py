@@ -311,7 +311,8 @@ def test_the_command_answers(here, shop, tmp_path):
     assert call("why", known, "--folder", here)[0] == 0
 
 
-@pytest.mark.parametrize(("wrong", "said"), [("AAPL", "is no forecast id"), ("", "is no forecast id"), (new_id(), "no such forecast in")])
+@pytest.mark.parametrize(("wrong", "said"), [("AAPL", "is no forecast id"), ("", "is no forecast id"),
+                                               ("01a224d6-8bc7-7899-9271-d1e99b39701f", "no such forecast in")])
 def test_an_unknown_id_is_one_line(here, wrong, said):
     code, out, err = call("why", wrong)
     assert (code, out) == (2, "") and said in err and err.count("\n") == 1
