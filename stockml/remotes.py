@@ -59,16 +59,19 @@ def read_url(
     url: str, # a folder, as seen from the working directory, or scheme://place
     root: Path, # of the project
 ) -> str: # as DVC keeps it: a relative folder as seen from .dvc
-    "Where a remote is. `BadInput` for a kind that is none, a place that is missing, or a password in it."
-    scheme, sep, place = url.partition("://")
-    if not sep and not re.match(r"[a-z]\w+:", url):
+    "Where a remote is. `BadInput` for a kind that is none, a place that is missing, or a password in it, which is not repeated."
+    sep = "://" if "://" in url else ":"
+    scheme, _, place = url.partition(sep)
+    if sep == ":" and not re.match(r"[a-z]\w+:", url):
         return _folder(url, root)
-    if not (sep and scheme and scheme in KINDS):
-        raise BadInput(f"{url}: no such kind of remote; there are {', '.join(k.example for k in KINDS.values())}")
-    if "@" in place.partition("/")[0]:
-        raise BadInput(f"{scheme}://…@{place.partition('@')[2]}: no keys or passwords in a URL, it goes into git: use --secret")
+    user, at, rest = place.rpartition("@") # in a path, too, an @ may stand; a password may hold both / and @
+    if at and ("/" not in user or ":" in user):
+        raise BadInput(f"{scheme}{sep}…@{rest.partition('?')[0]}: no keys or passwords in a URL, it goes into git: use --secret")
+    shown = url.partition("?")[0] # what comes after it may be a signature
+    if sep == ":" or not scheme or scheme not in KINDS:
+        raise BadInput(f"{shown}: no such kind of remote; there are {', '.join(k.example for k in KINDS.values())}")
     if not place.strip("/") or place.startswith("/") or re.search(r"[\s?#]", place):
-        raise BadInput(f"{url}: name the place as in {KINDS[scheme].example}")
+        raise BadInput(f"{shown}: name the place as in {KINDS[scheme].example}")
     return url.rstrip("/")
 
 # %% ../nbs/34_remotes.ipynb #7c18ca4a
@@ -118,6 +121,8 @@ def check_settings(
             if flag == "--set" and key in SECRET:
                 raise BadInput(f"--set {key}: a secret, and .dvc/config goes into git: use --secret, or leave it to the environment")
     endpoint = settings.get("endpointurl", "http://x")
+    if "@" in endpoint:
+        raise BadInput("--endpoint-url: no keys or passwords in it, it goes into git: use --secret")
     if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
         raise BadInput(f"--endpoint-url: not http://host:port or https://host: {endpoint!r}")
     _check_values(scheme, url, {**settings, **secrets})
