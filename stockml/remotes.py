@@ -89,7 +89,8 @@ def _folder(url: str, root: Path) -> str:
 # %% ../nbs/34_remotes.ipynb #6d52144b
 SECRET = frozenset({"access_key_id", "secret_access_key", "session_token", "sse_customer_key", "credentialpath", "connection_string",
                     "sas_token", "account_key", "client_secret", "gdrive_client_secret", "gdrive_user_credentials_file",
-                    "gdrive_service_account_json_file_path"})
+                    "gdrive_service_account_json_file_path", "password", "passphrase", "token", "custom_auth_header",
+                    "oss_key_id", "oss_key_secret"}) # of kinds that only DVC itself sets up, too: they are listed
 FILES = frozenset({"credentialpath", "gdrive_user_credentials_file", "gdrive_service_account_json_file_path"})
 UNFIT = frozenset({"url", "worktree", "version_aware", "no_traverse", "listobjects"}) # other ways to store, and what DVC has given up
 
@@ -189,7 +190,8 @@ def read_remotes(
             if "url" in section:
                 where[name] = str(Path(path).relative_to(root) if Path(path).is_relative_to(root) else path)
     default = config["core"].get("remote") or (next(iter(where)) if len(where) == 1 else None)
-    return [Remote(name, str(given["url"]), name == default, {k: str(v) for k, v in given.items() if k != "url" and k not in SECRET},
+    url = lambda given: re.sub(r"://[^@]*:.*@", "://…@", str(given["url"])) # noqa: E731 (by hand one can put a password in it)
+    return [Remote(name, url(given), name == default, {k: str(v) for k, v in given.items() if k != "url" and k not in SECRET},
                    sorted(SECRET & given.keys()), where[name]) for name, given in found.items() if name in where]
 
 
@@ -301,7 +303,7 @@ def explain(
     remote: Remote,
 ) -> StockmlError: # BadInput where the user can mend it
     "One line: the remote, what is wrong with it, what to do."
-    causes, kind = list(_causes(e)), KINDS[remote.scheme]
+    causes, kind = list(_causes(e)), KINDS.get(remote.scheme) or Kind(remote.scheme, f"dvc-{remote.scheme}", "") # DVC knows more
     names = {k.__name__ for c in causes for k in type(c).__mro__}
     text, why = " ".join(map(str, causes)), min(map(_line, causes), key=len)
     if names & {"ImportError", "RemoteMissingDepsError"}:
@@ -710,7 +712,7 @@ def pull_known(
         if not any(r.default for r in read_remotes(root)) or not behind(root):
             return []
         remote = find_remote(root)
-        with opened(root, remote) as (repo, heard):
+        with opened(root, remote) as (repo, heard), explained(remote):
             outs = [out for out in known(repo) if not leave(out.def_path) and differs(out) and not unsaved(repo, out)]
             for reason in _lost(root, repo, remote, outs, heard, say)[:3]:
                 say(f"{reason}; what is missing is computed")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from commands import call
 from conftest import FILES, enter, fill
+from dvc.config_schema import REMOTE_SCHEMAS
 from stores import KEY, SECRET
 
-from stockml.remotes import KINDS, read_remotes, settings_of
+from stockml.remotes import KINDS, explain, find_remote, read_remotes, settings_of
 from stockml.remotes import SECRET as SECRETS
 
 
@@ -150,11 +151,20 @@ def test_each_setting_of_dvc_is_known_as_secret_or_not():
     word = ("key", "secret", "token", "password", "credential", "connection_string", "passphrase")
     open_ones = {"sse_kms_key_id", "exclude_environment_credential", "exclude_visual_studio_code_credential",
                  "exclude_shared_token_cache_credential", "exclude_managed_identity_credential", "gdrive_use_service_account",
-                 "gdrive_service_account_user_email", "sse_customer_algorithm"}
-    for scheme in KINDS:
+                 "gdrive_service_account_user_email", "sse_customer_algorithm", "ask_password", "ask_passphrase", "bearer_token_command",
+                 "cert_path", "key_path", "keyfile"}  # names of files, or what is asked for
+    for scheme in REMOTE_SCHEMAS.keys() - {"remote"}:
         suspect = {s for s in settings_of(scheme) if any(w in s for w in word) or s.endswith("path")}
         assert suspect - SECRETS - open_ones - {"configpath"} == set()
-    assert set().union(*map(settings_of, KINDS)) >= SECRETS
+    assert set().union(*map(settings_of, REMOTE_SCHEMAS)) >= SECRETS
+
+
+def test_a_kind_that_only_dvc_sets_up_is_listed_without_its_secrets(filled):
+    (filled / ".dvc/config").write_text("['remote \"old\"']\n    url = ssh://ada:hunter2@host/x\n    password = hunter2\n")
+    done = call("remote", "list", "--json")
+    assert "hunter2" not in done.out + call("remote", "list").out
+    assert (done.json()[0]["secrets"], done.json()[0]["url"]) == (["password"], "ssh://…@host/x")
+    assert str(explain(ImportError("no asyncssh"), find_remote(filled))).endswith("ssh needs a package: pip install dvc-ssh")
 
 
 def test_twice_the_same_name(filled):
