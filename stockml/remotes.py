@@ -584,7 +584,8 @@ def pull(
 ) -> Moved:
     "Bring the project to what dvc.lock names. `BadInput` or `StockmlError` names what could not be had; the rest is then in place."
     remote, begun = find_remote(root, name), time.monotonic()
-    with opened(root, remote) as (repo, heard), explained(remote):
+    running = lock(root / "runs/.lock", what="run of the pipeline") # DVC's own lock is open while a stage runs
+    with running, opened(root, remote) as (repo, heard), explained(remote):
         outs = [out for out in repo.index.outs if out.use_cache and out.hash_info and differs(out)]
         if not any(out.hash_info for out in repo.index.outs):
             raise BadInput("dvc.lock names nothing yet: stockml run makes something to share")

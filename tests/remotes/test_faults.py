@@ -39,10 +39,11 @@ def test_wrong_keys_s3(s3, filled, clone, monkeypatch, command):
     if command == ["pull"]:
         enter(clone(filled), monkeypatch)
     here = Path.cwd()
-    before = configured(here), sorted(p for p in here.rglob("*") if ".dvc/tmp" not in str(p))
+    files = lambda: sorted(p for p in here.rglob("*") if p.is_file() and ".dvc/tmp" not in str(p) and p.name != ".lock")  # noqa: E731
+    before = configured(here), files()
     line = one_line(call(*command), 2, "team (s3://team/data): refuses you", "stockml remote list")
     assert "not-the-secret" not in line
-    assert (configured(here), sorted(p for p in here.rglob("*") if ".dvc/tmp" not in str(p))) == before
+    assert (configured(here), files()) == before
 
 
 def test_wrong_keys_azure(azure, filled):
@@ -78,8 +79,8 @@ def test_package_that_is_not_there(filled):
 
 def test_folder_that_cannot_be_written(filled):
     call("remote", "add", "x", "/proc/stockml")
-    assert call("remote", "check").code in (1, 2)
-    assert "x (/proc/stockml)" in call("push").err
+    for command in (["remote", "check"], ["push"]):
+        one_line(call(*command), 1, "x (/proc/stockml)")
 
 
 def damage(path: Path) -> None:

@@ -11,6 +11,7 @@ from conftest import FILES, enter, fill
 from dvc.config_schema import REMOTE_SCHEMAS
 from stores import KEY, SECRET
 
+from stockml.files import lock
 from stockml.remotes import KINDS, explain, find_remote, read_remotes, settings_of
 from stockml.remotes import SECRET as SECRETS
 
@@ -208,6 +209,17 @@ def test_pull_overwrites_nothing_that_is_nowhere_else(filled, clone, monkeypatch
     assert contents(bob) == contents(filled)
 
 
+def test_pull_waits_for_no_run_and_goes_into_none(filled):
+    "While a stage runs DVC has removed its outs, and its own lock is open."
+    assert call("push").code == 0
+    (filled / "model.bin").unlink()
+    with lock(filled / "runs/.lock"):
+        done = call("pull")
+        assert (done.code, (filled / "model.bin").exists()) == (2, False)
+    assert "another run of the pipeline is under way" in done.err
+    assert call("pull").code == 0 and (filled / "model.bin").exists()
+
+
 def test_push_says_what_is_nowhere(filled):
     oid = next(p for p in (filled / ".dvc/cache/files/md5").rglob("*") if p.is_file() and not p.name.endswith(".dir"))
     oid.unlink()
@@ -215,6 +227,7 @@ def test_push_says_what_is_nowhere(filled):
     assert done.code == 2
     assert "neither here nor in folder" in done.err
     fill(filled, b"first")  # what is in the project does not help, DVC sends from its cache
+    assert "neither here nor in folder" in call("push").err
 
 
 def test_json_of_a_list_without_remotes(filled):
