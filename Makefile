@@ -45,7 +45,7 @@ pages: ## the reports and executed notebooks as a site in pages/
 	@echo '<meta http-equiv="refresh" content="0; url=reports/index.html">' > pages/index.html
 
 share: setup ## push data and models to the DVC remote, where there is one
-	@if [ -n "$$(dvc config core.remote)" ]; then dvc push; else echo "no DVC remote: data and models stay here"; fi
+	@if [ "$$(stockml remote list --json)" = "[]" ]; then echo "no DVC remote: data and models stay here"; else stockml push; fi
 
 # For workflows, with GITHUB_TOKEN: no environment is set up where something may be written.
 tell-pull tell-alarms propose:

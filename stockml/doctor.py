@@ -302,7 +302,7 @@ def check_data(root: Path) -> Finding:
     parts = [part for rows in status.values() for part in rows if isinstance(part, dict)]
     outs = {path: state for part in parts for path, state in part.get("changed outs", {}).items()}
     if lost := [p for p, state in outs.items() if state == "not in cache"]:
-        return Finding("warn", f"not in DVC's cache: {_few(lost)}", "dvc pull" if remote else "make run")
+        return Finding("warn", f"not in DVC's cache: {_few(lost)}", "stockml pull" if remote else "make run")
     if gone := [p for p, state in outs.items() if state == "deleted"]:
         return Finding("warn", f"in DVC's cache but not here: {_few(gone)}", "dvc checkout")
     if status: # named as seen from where we stand: path/dvc.yaml:stage

@@ -222,7 +222,7 @@ def data_of(
     for v in damaged: # one of them would have been it
         whole(store, v.md5)
     raise BadInput(f"the data of this model (SHA-256 {str(wanted)[:12]}) is in no version that is here or in a remote: ask "
-                   f"{manifest.get('who')} for it, or dvc pull")
+                   f"{manifest.get('who')} for it, or stockml pull")
 
 # %% ../nbs/36_reproduce.ipynb #3fdc5139
 class Step(NamedTuple):

@@ -110,7 +110,7 @@ def locks(
     "All that the commits' dvc.lock say. `BadInput` outside a git repository."
     form = "--format=%H%x00%aI%x00%an <%ae>%x00%s"
     listed = _git(root, "log", "--full-history", *(["--all"] if everything else []), form, "--", "dvc.lock").decode(errors="replace")
-    commits = [Commit(*line.split("\0")) for line in listed.splitlines()]
+    commits = [Commit(*line.split("\0")) for line in listed.split("\n") if line] # splitlines() knows other ends of lines, too
     where = _git(root, "rev-parse", "--show-prefix").decode().strip()
     seen: dict[bytes, Locked | None] = {}
     for commit, text in zip(commits, _texts(root, [f"{c.id}:{where}dvc.lock" for c in commits]), strict=True):
@@ -401,8 +401,8 @@ def pick(
 ) -> Version:
     "The version that is meant. `BadInput` if none is, or several."
     found = versions(root)
-    if name == "latest" and found:
-        return next((v for v in found if v.commits), found[0])
+    if name == "latest" and found: # HEAD's: the newest of all may have been reverted
+        return (_by_commit(root, store, found, "HEAD") or [v for v in found if v.commits] or found)[0]
     fits: dict[str, Version] = {}
     for v in (v for read in (_by_hash, _by_day, _by_commit, _by_model) for v in read(root, store, found, name.strip())):
         fits.setdefault(v.md5, v)

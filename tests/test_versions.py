@@ -226,6 +226,16 @@ def test_a_name_that_leads_nowhere_or_twice_is_said(project, name, said):
     refused(call("data", "checkout", name), said)
 
 
+def test_the_latest_is_what_the_history_now_says(project, _panel):
+    newest = logged()[0]["md5"]
+    made(project, _panel, "2003-12-31", "Grace", "d" * 32)
+    (project / "dvc.lock").write_text((project / "dvc.lock").read_text() + "# \n")
+    git(project, "commit", "-q", "-a", "-m", "other\u2028ends\x0cof\u0085lines")
+    git(project, "revert", "--no-edit", "HEAD", "HEAD~1")
+    with Objects(project) as store:
+        assert pick(project, store, "latest").md5 == newest
+
+
 # visiting
 
 def test_there_and_back_nothing_has_changed(project):
@@ -261,6 +271,7 @@ def test_a_copy_leaves_the_project_as_it_is(project, tmp_path):
     write_bars(store_of(project), read_bars(store_of(project)).head(50))  # not kept anywhere
     assert call("data", "checkout", "spring", "--out", tmp_path / "old/bars.parquet").code == 0
     assert sha256(tmp_path / "old/bars.parquet") == logged()[2]["sha256"]
+    refused(call("data", "checkout", "spring", "--out", store_of(project)), "is the project's own store")
     assert len(read_bars(store_of(project))) == 50 and git(project, "status", "--porcelain") == ""
 
 
