@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from . import remotes
-from .config import project_root
+from .config import BadInput, StockmlError, project_root
 from .terminal import AsJson, note, progress, read_changes, show
 
 # %% ../nbs/42_team.ipynb #03a445ea
@@ -196,9 +196,11 @@ def data_checkout(
 
     Example: stockml data checkout 2000-06-29 --out bars.parquet
     """
-    from stockml.versions import Objects, checkout, copy, pick, whole
+    from stockml.versions import STORE, Objects, checkout, copy, pick, whole
 
     root = project_root()
+    if out and out.resolve() == (root / STORE).resolve():
+        raise BadInput(f"--out: {out} is the project's own store; without --out the version is put there, with what must go with it")
     with Objects(root) as store:
         chosen = pick(root, store, version)
         if out:
@@ -253,7 +255,12 @@ def reproduce(
     root = project_root()
     journal = Path(os.environ.get("STOCKML_JOURNAL") or root / "journal") if not folder else root / "journal"
     with progress() as say:
-        facts = again(root, journal, name, keep, force, say)
+        try:
+            facts = again(root, journal, name, keep, force, say)
+        except BadInput:
+            raise
+        except (StockmlError, OSError, KeyError, ValueError) as e: # 1 would mean that something else came out of it
+            raise BadInput(f"cannot be rebuilt: {' '.join(str(e).split()) or type(e).__name__}") from e
     show(facts, verdict_text(facts), as_json)
     if not facts["equal"]:
         raise typer.Exit(1)

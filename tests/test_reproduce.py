@@ -42,7 +42,7 @@ from stockml.reproduce import (
 from stockml.versions import Objects, digests, version_of
 
 ORIGIN = "2004-06-30"
-SWAPPED, OTHER, DIRTY, LOST, NOWHERE = (c * 32 for c in "bcdef")  # runs of models whose record tells something else
+SWAPPED, OTHER, DIRTY, LOST, NOWHERE, BARE = (c * 32 for c in "bcdef9")  # runs of models whose record tells something else
 
 
 def git(folder: Path, *args: str) -> str:
@@ -99,6 +99,8 @@ def shop(tmp_path_factory) -> tuple[Path, list[str]]:
     claim(folder, DIRTY, dirty=True)
     claim(folder, LOST, commit="1" * 40)
     claim(folder, NOWHERE, data_sha256="0" * 64)
+    git(folder, "tag", "bare", git(folder, "commit-tree", "-m", "nothing", git(folder, "hash-object", "-t", "tree", "-w", "/dev/null")))
+    claim(folder, BARE, commit=git(folder, "rev-parse", "bare"))
     return folder, ids
 
 
@@ -197,6 +199,7 @@ def test_a_forecast_that_was_another_by_one_bit_is_not_equal(rebuilt, shop, here
     ("0" * 12, "no model of that version, and no such run"), ("AAPL", "no model of that version"),
     ("0" * 32, "neither in a lock of git's history nor in MLflow"), (LOST, "commit 111111111111 is not in this repository"),
     (DIRTY, "the tree was dirty: commit "), (NOWHERE, "is in no version that is here or in a remote"),
+    (BARE, "cannot be rebuilt: "),
     ("01a224d6-8bc7-7899-9271-d1e99b39701f", "no such forecast")])
 def test_what_cannot_be_done_is_said(here, name, said):
     refused(call("reproduce", name), said)
