@@ -32,6 +32,7 @@ from urllib.request import urlopen
 from .config import BadInput, StockmlError, load_params, project_root
 from .files import read_json
 from .lineage import code_version, who
+from .remotes import read_remotes
 
 # %% ../nbs/40_doctor.ipynb #e3901ef7
 class Finding(NamedTuple):
@@ -298,7 +299,7 @@ def check_data(root: Path) -> Finding:
     if not (root / "dvc.lock").exists():
         return Finding("warn", "nothing has been computed: there is no dvc.lock", "make run")
     with _dvc(root) as repo:
-        status, remote = repo.status(), repo.config["core"].get("remote")
+        status, remote = repo.status(), any(r.default for r in read_remotes(root))
     parts = [part for rows in status.values() for part in rows if isinstance(part, dict)]
     outs = {path: state for part in parts for path, state in part.get("changed outs", {}).items()}
     if lost := [p for p, state in outs.items() if state == "not in cache"]:
@@ -330,14 +331,14 @@ PATIENCE = 4 # seconds for an answer of the remote
 def check_remote(root: Path) -> Finding:
     "Is there a place where the team's data is, and can it be reached?"
     with _dvc(root) as repo:
-        if not (name := repo.config["core"].get("remote")):
+        if not (remote := next((r for r in read_remotes(root) if r.default), None)):
             return Finding("warn", "none: what is computed here is on this disk only", "stockml remote add team URL")
-        url = repo.config["remote"][name]["url"]
         try:
-            there = within(PATIENCE, lambda: probe(repo.cloud.get_remote(name)))
+            there = within(PATIENCE, lambda: probe(repo.cloud.get_remote(remote.name)))
         except Exception as e: # of boto3, adlfs, gcsfs ...: they have nothing in common
-            return Finding("error", f"{name}, {url}, does not answer: {' '.join(str(e).split())[:150]}", "stockml remote check")
-    return Finding("ok", f"{name}, {url}, answers{'' if there else ' and is empty'}")
+            says = f"{remote.name}, {remote.url}, does not answer: {' '.join(str(e).split())[:150]}"
+            return Finding("error", says, "stockml remote check")
+    return Finding("ok", f"{remote.name}, {remote.url}, answers{'' if there else ' and is empty'}")
 
 
 def probe(

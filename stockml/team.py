@@ -141,7 +141,7 @@ def push_out(
 ) -> remotes.Moved:
     "Push; who has no remote gets a folder, for this clone only."
     if name is None and not remotes.read_remotes(root):
-        made = remotes.add_remote(root, "folder", str((root / remotes.FOLDER).resolve()), local=True)
+        made = remotes.add_remote(root, remotes.OWN, str((root / remotes.FOLDER).resolve()), local=True)
         note(f"no remote yet: from now on {made}, for this clone only. Name a safer place with stockml remote add NAME URL")
     return remotes.push(root, name, all_commits, again, note)
 
@@ -158,7 +158,7 @@ def pull(
     """
     root = project_root()
     if remote is None and not remotes.read_remotes(root) and (root / remotes.FOLDER).is_dir():
-        remotes.add_remote(root, "folder", str((root / remotes.FOLDER).resolve()), local=True)
+        remotes.add_remote(root, remotes.OWN, str((root / remotes.FOLDER).resolve()), local=True)
     done = remotes.pull(root, remote, force, note)
     came = f"{len(done.paths)} results brought up to date, {done.files} files came from {done.remote}" if done.paths else ""
     show(done._asdict() | {"remote": done.remote.name}, f"{came or 'everything is as dvc.lock says'} ({done.seconds:.1f} s)", as_json)

@@ -32,6 +32,7 @@ from .config import BadInput, StockmlError, load_params
 from .files import atomic, lock, read_json, sha256
 from .prices import gaps
 from .promote import decisions
+from .remotes import read_remotes
 from .retrain import set_params
 from .schema import BAR_COLUMNS, BAR_KEY, PRICES
 
@@ -176,24 +177,23 @@ class Objects:
 
     def __init__(self, root: Path):
         logging.getLogger("dvc").setLevel(logging.CRITICAL) # it draws and warns; what matters we say ourselves
-        from dvc.exceptions import NotDvcRepoError
+        from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.repo import Repo
 
         try:
             self.root, self.repo = root, Repo(str(root))
         except NotDvcRepoError:
             raise BadInput(f"{root}: no DVC project; data versions are kept by git and DVC") from None
+        except DvcException as e: # its configuration, for one
+            raise BadInput(f"{root / '.dvc'}: {' '.join(str(e).split())}") from None
+        found = read_remotes(Path(self.repo.root_dir))
+        self.remote = next((r.name for r in found if r.default), None) # name of the default remote
 
     def __enter__(self) -> "Objects":
         return self
 
     def __exit__(self, *_) -> None:
         self.repo.close()
-
-    @property
-    def remote(self) -> str | None: # None = there is none
-        "Name of the default remote."
-        return self.repo.config["core"].get("remote")
 
     def path(self, md5: str) -> Path:
         "Where the cache has it, or would."
@@ -227,7 +227,7 @@ def fetch(store: Objects, md5: str, what: str) -> None:
     from dvc_data.hashfile.hash_info import HashInfo
 
     try:
-        store.repo.cloud.pull([HashInfo("md5", md5)])
+        store.repo.cloud.pull([HashInfo("md5", md5)], remote=store.remote)
     except Exception as e: # each kind of remote has errors of its own
         raise BadInput(f"{what} {md5[:8]}: remote {store.remote} does not hand it out: {' '.join(str(e).split())[:200] or type(e)}") from e
     if not store.path(md5).exists():
@@ -245,7 +245,7 @@ def state(
     if not store.remote:
         return "lost"
     try:
-        return "remote" if store.repo.cloud.get_remote_odb().exists(md5) else "lost"
+        return "remote" if store.repo.cloud.get_remote_odb(store.remote).exists(md5) else "lost"
     except Exception: # as of `fetch`
         return "unknown"
 

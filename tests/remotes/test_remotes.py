@@ -11,9 +11,11 @@ from conftest import FILES, enter, fill
 from dvc.config_schema import REMOTE_SCHEMAS
 from stores import KEY, SECRET
 
+from stockml import doctor
 from stockml.files import lock
 from stockml.remotes import KINDS, explain, find_remote, read_remotes, settings_of
 from stockml.remotes import SECRET as SECRETS
+from stockml.versions import Objects
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -103,6 +105,29 @@ def test_shared_default_wins_over_the_folder_of_before(filled):
     assert call("push").code == 0
     assert call("remote", "add", "team", "s3://team/x", "--default").code == 0
     assert [r.name for r in read_remotes(filled) if r.default] == ["team"]
+
+
+def test_the_team_s_first_remote_is_the_default_of_all(filled, clone):
+    assert call("push").code == 0  # the folder, for this clone
+    assert call("remote", "add", "team", "../team").code == 0
+    bob = clone(filled)
+    (bob / ".dvc/config.local").unlink()
+    for root in (filled, bob):
+        assert find_remote(root).name == "team"
+        with Objects(root) as store:
+            assert store.remote == "team"
+    assert call("remote", "add", "mine", "../mine", "--local", "--default").code == 0
+    assert call("remote", "add", "archive", "../archive").code == 0
+    assert (find_remote(filled).name, find_remote(bob).name) == ("mine", "team")
+
+
+def test_the_one_remote_that_there_is_is_meant_everywhere(filled):
+    with (filled / ".dvc/config").open("a") as f:
+        f.write("['remote \"team\"']\n    url = ../../team\n")  # as `dvc remote add` leaves it
+    (filled.parent / "team").mkdir()
+    with Objects(filled) as store:
+        assert (find_remote(filled).name, store.remote) == ("team", "team")
+    assert doctor.check_remote(filled).says.startswith("team, ")
 
 
 BAD = {
