@@ -378,7 +378,7 @@ def filesystem(
     return cls(**config), path
 
 # %% ../nbs/34_remotes.ipynb #e6d36b14
-HOSTS = {"s3": "https://s3.amazonaws.com", "gs": "https://storage.googleapis.com", "gdrive": "https://www.googleapis.com"}
+HOSTS = {"gs": "https://storage.googleapis.com", "gdrive": "https://www.googleapis.com"} # S3: one a region, or behind a private gateway
 
 
 def endpoint(
@@ -387,6 +387,8 @@ def endpoint(
 ) -> str | None: # http(s)://host:port; None = a folder, or unknown
     "Where a remote's server is."
     given = config_of(root)["remote"][remote.name]
+    if remote.scheme == "s3":
+        return given.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if remote.scheme != "azure":
         return given.get("endpointurl", HOSTS.get(remote.scheme))
     text = given.get("connection_string") or os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
@@ -463,6 +465,7 @@ def watched(
         logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1) # of what was under way it tells at the very end
         raise StockmlError(f"{remote}: is gone in the middle of it; what has arrived stays, the same command goes on from there") from None
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN) # it is over: a call that comes now wakes nobody
         done.set()
         watcher.join()
         signal.signal(signal.SIGALRM, before)
@@ -477,6 +480,8 @@ def _watch(root: Path, remote: Remote, every_s: float, done: threading.Event) ->
             vain = 0
         except OSError:
             vain += 1
+        except Exception: # the configuration has changed meanwhile
+            return
         if vain == 2:
             return signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
 
