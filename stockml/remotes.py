@@ -114,8 +114,8 @@ def check_settings(
     scheme = url.partition("://")[0] if "://" in url else ""
     known = settings_of(scheme)
     for key in FILES & secrets.keys():
-        if not Path(secrets[key]).expanduser().is_file():
-            raise BadInput(f"--secret {key}: {secrets[key]} is not there")
+        if not os.path.isfile(Path(secrets[key]).expanduser()): # noqa: PTH113 (no error for a key instead of its path, which is too long)
+            raise BadInput(f"--secret {key}: no such file; it takes the path of one, not what is in it")
     for flag, given in (("--set", settings), ("--secret", secrets)):
         for key in given:
             if key not in known:
@@ -256,7 +256,8 @@ def add_remote(
     local: bool = False, # for this clone only, in .dvc/config.local
 ) -> Remote:
     "Set a remote up. `BadInput` before anything is written if DVC could not use it. What it gives is always checked against its hash."
-    settings, secrets = settings or {}, secrets or {}
+    settings = settings or {}
+    secrets = {k: str(Path(v).expanduser().resolve()) if k in FILES else v for k, v in (secrets or {}).items()} # DVC looks from .dvc
     read_name(name)
     place = read_url(url, root)
     check_settings(place, settings, secrets)

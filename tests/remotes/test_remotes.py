@@ -13,7 +13,7 @@ from stores import KEY, SECRET
 
 from stockml import doctor
 from stockml.files import lock
-from stockml.remotes import KINDS, explain, find_remote, read_remotes, settings_of
+from stockml.remotes import KINDS, config_of, explain, find_remote, read_remotes, settings_of
 from stockml.remotes import SECRET as SECRETS
 from stockml.versions import Objects
 
@@ -89,6 +89,12 @@ def test_relative_folder_is_found_from_everywhere(filled, monkeypatch):
     assert (filled.parent / "elsewhere/files/md5").is_dir()
 
 
+def test_file_with_a_key_is_found_from_everywhere(filled):
+    (filled / "key.json").write_text("{}")
+    assert call("remote", "add", "g", "gs://team/x", "--secret", "credentialpath=key.json").code == 0
+    assert config_of(filled)["remote"]["g"]["credentialpath"] == str(filled / "key.json")
+
+
 def test_config_keeps_what_others_wrote(filled):
     path = filled / ".dvc/config"
     path.write_text("# ours\n[core]\n    analytics = false\n['remote \"old\"']\n    url = s3://old/place\n")
@@ -157,7 +163,8 @@ BAD = {
     "bad value": (["x", "s3://team", "--set", "read_timeout=soon"], "read_timeout: expected int"),
     "bad truth": (["x", "s3://team", "--set", "use_ssl=perhaps"], "use_ssl: expected true or false"),
     "no value": (["x", "s3://team", "--set", "region"], "--set: not KEY=VALUE"),
-    "no credentials file": (["x", "gs://team", "--secret", "credentialpath=/no/such.json"], "credentialpath: /no/such.json is not there"),
+    "no credentials file": (["x", "gs://team", "--secret", "credentialpath=/no/such.json"], "--secret credentialpath: no such file"),
+    "the key instead of its file": (["x", "gs://team", "--secret", f"credentialpath={'hunter2' * 99}"], "credentialpath: no such file"),
 } | {f"secret {key}": ([f"x{n}", f"{scheme}://team", "--set", f"{key}=hunter2"], f"--set {key}: a secret")
      for scheme in KINDS if scheme for n, key in enumerate(sorted(SECRETS)) if key in settings_of(scheme)}
 
