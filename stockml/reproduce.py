@@ -39,8 +39,8 @@ from .prices import read_bars
 from .promote import decisions
 from .retrain import set_params
 from .runner import run_notebook
-from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, has_mlflow, inside, manifests, version_of,
-                              versions, whole)
+from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, has_mlflow, inside, manifests, state,
+                              version_of, versions, whole)
 
 # %% ../nbs/36_reproduce.ipynb #a7d42354
 class Record(NamedTuple):
@@ -205,15 +205,17 @@ def data_of(
     store: Objects,
     manifest: dict[str, Any],
 ) -> tuple[Version, Path]: # the version; its object in the cache
-    "The data that a model was trained from. `BadInput` if it is nowhere, or damaged."
-    wanted, damaged, found = manifest.get("data_sha256"), [], versions(root, everything=True)
+    "The data that a model was trained from. `BadInput` if it is nowhere, or damaged; `StockmlError` if the remote does not answer."
+    wanted, damaged, failed, found = manifest.get("data_sha256"), [], [], versions(root, everything=True)
     for v in sorted(found, key=lambda v: not store.path(v.md5).exists()):
         path = store.path(v.md5)
         if not path.exists():
-            if not store.remote or v.as_of < manifest["as_of"]: # a store is never as of a day before its newest bar
+            if v.as_of < manifest["as_of"] or state(store, v.md5) == "lost": # a store is never as of a day before its newest bar
                 continue
-            with suppress(BadInput):
+            try:
                 fetch(store, v.md5, "data version")
+            except StockmlError as e:
+                failed.append(e)
         if path.exists():
             md5, sha = digests(path)
             if sha == wanted and md5 == v.md5:
@@ -221,6 +223,8 @@ def data_of(
             damaged += [v] if md5 != v.md5 else []
     for v in damaged: # one of them would have been it
         whole(store, v.md5)
+    if failed:
+        raise failed[0]
     raise BadInput(f"the data of this model (SHA-256 {str(wanted)[:12]}) is in no version that is here or in a remote: ask "
                    f"{manifest.get('who')} for it, or stockml pull")
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from .config import BadInput, StockmlError, load_params
 from .files import atomic, lock, read_json, sha256
 from .prices import gaps
 from .promote import decisions
-from .remotes import read_remotes
+from .remotes import explained, quiet, reach, read_remotes, watched
 from .retrain import set_params
 from .schema import BAR_COLUMNS, BAR_KEY, PRICES
 
@@ -177,23 +178,28 @@ class Objects:
 
     def __init__(self, root: Path):
         logging.getLogger("dvc").setLevel(logging.CRITICAL) # it draws and warns; what matters we say ourselves
-        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
         try:
             self.root, self.repo = root, Repo(str(root))
-        except NotDvcRepoError:
-            raise BadInput(f"{root}: no DVC project; data versions are kept by git and DVC") from None
-        except DvcException as e: # its configuration, for one
-            raise BadInput(f"{root / '.dvc'}: {' '.join(str(e).split())}") from None
-        found = read_remotes(Path(self.repo.root_dir))
-        self.remote = next((r.name for r in found if r.default), None) # name of the default remote
+        except DvcException as e: # there is none, or its configuration is broken
+            raise BadInput(f"{root}: no DVC project that can be read, and it keeps the data versions: {' '.join(str(e).split())}") from None
+        self.remote = next((r for r in read_remotes(Path(self.repo.root_dir)) if r.default), None)
 
     def __enter__(self) -> "Objects":
         return self
 
     def __exit__(self, *_) -> None:
         self.repo.close()
+
+    @cached_property
+    def away(self) -> Exception | None: # what it says
+        "Does nobody answer at the remote's door? Asked once, not for every object."
+        try:
+            reach(Path(self.repo.root_dir), self.remote)
+        except OSError as e:
+            return e
 
     def path(self, md5: str) -> Path:
         "Where the cache has it, or would."
@@ -205,33 +211,39 @@ def whole(
     md5: str,
     what: str = "data version", # for the error
 ) -> Path: # in the cache; read it, never write to it
-    "An object that is what its name says, fetched if need be. `BadInput` if it is nowhere, or damaged."
+    "An object that is what its name says, fetched if need be. `BadInput` if it is nowhere, or damaged; else as of `fetch`."
     path = store.path(md5)
-    if fetched := not path.exists():
+    if not path.exists():
         fetch(store, md5, what)
     with path.open("rb") as f:
         actual = file_digest(f, "md5").hexdigest()
     if actual != md5.removesuffix(".dir"):
-        if fetched:
-            path.unlink()
-        place = f"what remote {store.remote} has" if fetched else f"the object {path}"
-        cure = "push it there again from a cache that has it" if fetched else "delete it, and the same command fetches it from the remote"
-        raise BadInput(f"{what} {md5[:8]}: {place} is damaged (its content has MD5 {actual[:8]}) and was not used; {cure}")
+        raise BadInput(f"{what} {md5[:8]}: the object {path} is damaged (its content has MD5 {actual[:8]}) and was not used; "
+                       "delete it, and the same command fetches it from the remote")
     return path
 
 # %% ../nbs/35_versions.ipynb #a549b94b
 def fetch(store: Objects, md5: str, what: str) -> None:
-    "Bring an object from the remote into the cache. `BadInput` if that cannot be."
-    if not store.remote:
-        raise BadInput(f"{what} {md5[:8]}: not in DVC's cache, and this project has no default remote; whoever made it can push it to one")
+    "Bring an object from the remote into the cache. `BadInput` if it is not there whole; `StockmlError` if the remote does not answer."
+    name, path, remote = f"{what} {md5[:8]}", store.path(md5), store.remote
+    if not remote:
+        raise BadInput(f"{name}: not in DVC's cache, and this project has no default remote; whoever made it can push it to one")
     from dvc_data.hashfile.hash_info import HashInfo
 
-    try:
-        store.repo.cloud.pull([HashInfo("md5", md5)], remote=store.remote)
-    except Exception as e: # each kind of remote has errors of its own
-        raise BadInput(f"{what} {md5[:8]}: remote {store.remote} does not hand it out: {' '.join(str(e).split())[:200] or type(e)}") from e
-    if not store.path(md5).exists():
-        raise BadInput(f"{what} {md5[:8]}: neither in DVC's cache nor in remote {store.remote}; whoever made it has not pushed it")
+    with quiet() as heard, explained(remote):
+        if store.away:
+            raise store.away
+        with watched(Path(store.repo.root_dir), remote):
+            store.repo.cloud.pull([HashInfo("md5", md5)], remote=remote.name)
+        if path.exists() and digests(path)[0] == md5.removesuffix(".dir"):
+            return
+        if heard.errors:
+            raise heard.errors[0]
+        there = path.exists() or store.repo.cloud.get_remote_odb(remote.name).exists(md5) # told to verify, DVC drops it
+    path.unlink(missing_ok=True) # else DVC would trust it
+    if there:
+        raise BadInput(f"{name}: what remote {remote.name} has is damaged and was not used; who has it whole: stockml push --again")
+    raise BadInput(f"{name}: neither in DVC's cache nor in remote {remote.name}; whoever made it has not pushed it")
 
 # %% ../nbs/35_versions.ipynb #6efefcd7
 def state(
@@ -244,9 +256,13 @@ def state(
         return "here" if digests(path)[0] == md5 else "damaged"
     if not store.remote:
         return "lost"
+    if store.away:
+        return "unknown"
     try:
-        return "remote" if store.repo.cloud.get_remote_odb(store.remote).exists(md5) else "lost"
-    except Exception: # as of `fetch`
+        with quiet():
+            return "remote" if store.repo.cloud.get_remote_odb(store.remote.name).exists(md5) else "lost"
+    except Exception as e: # each kind of remote has errors of its own
+        store.away = e
         return "unknown"
 
 
@@ -268,7 +284,7 @@ def manifests(
     "The manifests of those bundles that the cache still has."
     out = {}
     for folder in dict.fromkeys(folders):
-        with suppress(BadInput):
+        with suppress(StockmlError):
             if md5 := inside(store, folder).get("manifest.json"):
                 out[folder] = read_json(whole(store, md5, "manifest"))
     return out
@@ -514,7 +530,7 @@ def _put_report(root: Path, store: Objects, version: Version) -> None:
         if not version.report:
             raise BadInput("no report")
         copy(whole(store, version.report, "report"), root / REPORT)
-    except BadInput:
+    except StockmlError:
         counts = _counts(root / STORE)
         with atomic(root / REPORT) as tmp:
             tmp.write_text(json.dumps({"as_of": version.as_of, "rows": int(counts.sum()), "tickers": len(counts)}, indent=2) + "\n")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ import yaml
 from commands import call
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from processes import free_port
 from projects import ROOT, environment
 
 from stockml import versions
 from stockml.bundle import FILES, write_manifest
-from stockml.config import BadInput, load_params
+from stockml.config import BadInput, StockmlError, load_params
 from stockml.files import lock, read_json, sha256, write_json
 from stockml.prices import read_bars, write_bars
+from stockml.reproduce import data_of
 from stockml.retrain import set_params
 from stockml.schema import BAR_COLUMNS, BAR_KEY, PRICES
 from stockml.versions import Objects, diff, digests, pick, read_lock, restated
@@ -343,10 +346,33 @@ def test_an_object_comes_from_the_remote_or_is_refused(project, tmp_path):
     damage(tmp_path / "far/files/md5" / before[:2] / before[2:])
     refused(call("data", "checkout", before), "what remote far has is damaged")
     assert not path_of(project, before).exists(), "DVC would trust it"
+    with (project / ".dvc/config").open("a") as f:
+        f.write("    verify = true\n")  # as `stockml remote add` sets it: DVC drops what is damaged without a word
+    refused(call("data", "checkout", before), "what remote far has is damaged", "stockml push --again")
+    manifest = {"data_sha256": "0" * 64, "as_of": "2003-06-30"}
+    with Objects(project) as store, pytest.raises(BadInput, match="what remote far has is damaged"):
+        data_of(project, store, manifest)
+    assert not path_of(project, before).exists()
     (tmp_path / "far/files/md5" / before[:2] / before[2:]).unlink()
     refused(call("data", "checkout", before), "neither in DVC's cache nor in remote far")
     shutil.rmtree(tmp_path / "far")
     assert logged()[1]["state"] in ("lost", "unknown")
+
+
+def test_a_remote_that_does_not_answer_is_said_at_once(project):
+    old = logged()[2]["md5"]
+    path_of(project, old).unlink()
+    call("remote", "add", "far", "s3://team/x", "--endpoint-url", f"http://127.0.0.1:{free_port()}", "--secret", "access_key_id=a",
+         "--secret", "secret_access_key=b")
+    begun = time.monotonic()
+    assert [r["state"] for r in logged()] == ["here", "here", "unknown"]
+    done = call("data", "checkout", "spring")
+    assert (done.code, done.err.count("\n")) == (1, 1) and "far (s3://team/x): cannot be reached" in done.err
+    with Objects(project) as store, pytest.raises(StockmlError, match="cannot be reached"):
+        data_of(project, store, {"data_sha256": "0" * 64, "as_of": "2003-05-30"})
+    assert time.monotonic() - begun < 10
+    (project / ".dvc/config").write_text("[core\n")
+    refused(call("data", "log"), "no DVC project that can be read", "config file error")
 
 
 @pytest.mark.parametrize(("gone", "said"), [(".git", "git"), (".dvc", "no DVC project")])

@@ -121,7 +121,7 @@ def test_the_team_s_first_remote_is_the_default_of_all(filled, clone):
     for root in (filled, bob):
         assert find_remote(root).name == "team"
         with Objects(root) as store:
-            assert store.remote == "team"
+            assert store.remote.name == "team"
     assert call("remote", "add", "mine", "../mine", "--local", "--default").code == 0
     assert call("remote", "add", "archive", "../archive").code == 0
     assert (find_remote(filled).name, find_remote(bob).name) == ("mine", "team")
@@ -132,7 +132,7 @@ def test_the_one_remote_that_there_is_is_meant_everywhere(filled):
         f.write("['remote \"team\"']\n    url = ../../team\n")  # as `dvc remote add` leaves it
     (filled.parent / "team").mkdir()
     with Objects(filled) as store:
-        assert (find_remote(filled).name, store.remote) == ("team", "team")
+        assert (find_remote(filled).name, store.remote.name) == ("team", "team")
     assert doctor.check_remote(filled).says.startswith("team, ")
 
 
