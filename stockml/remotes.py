@@ -388,10 +388,9 @@ def endpoint(
 ) -> str | None: # http(s)://host:port; None = a folder, or unknown
     "Where a remote's server is."
     given = config_of(root)["remote"][remote.name]
-    if remote.scheme == "s3":
-        return given.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    hosts = {"s3": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"), **HOSTS}
     if remote.scheme != "azure":
-        return given.get("endpointurl", HOSTS.get(remote.scheme))
+        return given.get("endpointurl", hosts.get(remote.scheme))
     text = given.get("connection_string") or os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
     parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
     account = parts.get("AccountName") or given.get("account_name")

@@ -235,12 +235,12 @@ def fetch(store: Objects, md5: str, what: str) -> None:
             raise store.away
         with watched(Path(store.repo.root_dir), remote):
             store.repo.cloud.pull([HashInfo("md5", md5)], remote=remote.name)
-        if path.exists() and digests(path)[0] == md5.removesuffix(".dir"):
+        if (came := path.exists()) and digests(path)[0] == md5.removesuffix(".dir"):
             return
+        path.unlink(missing_ok=True) # else DVC would trust it; told to verify, it has dropped it
         if heard.errors:
             raise heard.errors[0]
-        there = path.exists() or store.repo.cloud.get_remote_odb(remote.name).exists(md5) # told to verify, DVC drops it
-    path.unlink(missing_ok=True) # else DVC would trust it
+        there = came or store.repo.cloud.get_remote_odb(remote.name).exists(md5)
     if there:
         raise BadInput(f"{name}: what remote {remote.name} has is damaged and was not used; who has it whole: stockml push --again")
     raise BadInput(f"{name}: neither in DVC's cache nor in remote {remote.name}; whoever made it has not pushed it")
