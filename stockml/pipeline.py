@@ -174,11 +174,11 @@ def run_pipeline(
             for line in _all_lines(root, token, params, force, upto):
                 if shown := seen.take(line):
                     say(shown)
-            ok = seen.error is None
+            ok = True
+        except StockmlError as e: # what was printed says more
+            raise seen.error or e from None
         finally:
             run = _close(root, token, ok, lambda line: seen.take(line) and say(line)) if seen.ran else None
-    if not ok:
-        raise seen.error
     return PipelineRun(seen.ran, run, round(time.monotonic() - begun, 1), pulled)
 
 # %% ../nbs/24_pipeline.ipynb #a11a1a49
@@ -241,13 +241,15 @@ def repro(
     token: str, # what binds the stages to one MLflow run
     *args: str, # of `dvc repro`
 ) -> Iterator[str]: # lines of what DVC and the stages print
-    "Run `dvc repro` to its end; neither it nor its stages outlive this process."
+    "Run `dvc repro` to its end; neither it nor its stages outlive this process. `StockmlError` if it fails."
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}" # where `stockml` and `dvc` are
     env = {**os.environ, "PATH": path, tracking.TOKEN: token, "PYTHONUNBUFFERED": "1", "STOCKML_ROOT": str(root)}
     with subprocess.Popen([sys.executable, "-m", "dvc", "repro", *args], cwd=root, env=env, text=True, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as dvc:
         try:
             yield from dvc.stdout
+            if dvc.wait(): # also where DVC had no time for a line that begins with ERROR
+                raise StockmlError(f"dvc repro ended with {dvc.returncode}")
         finally:
             if dvc.poll() is None: # we are told to end: so are DVC, its shell, the stage and the stage's kernel
                 os.killpg(dvc.pid, signal.SIGTERM)

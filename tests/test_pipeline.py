@@ -266,6 +266,29 @@ def test_killed_run_takes_its_stages_along(sleepy):
     assert (runs()[0].info.status, note.exists()) == ("KILLED", False)
 
 
+def test_dvc_that_dies_is_no_success(tiny, tmp_path, monkeypatch):
+    "As the kernel does where memory runs out: without a word of DVC's."
+    folder = copy_of(tiny, tmp_path)
+    kill = "import psutil\n[p.kill() for p in psutil.Process().parents() if {'dvc', 'repro'} <= set(p.cmdline())]\n"
+    write_notebook(folder / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 0", kill + FIRST)
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    with pytest.raises(StockmlError, match=r"^dvc repro ended with -9$"):
+        run_pipeline(say=lambda _: None)
+    assert runs()[0].info.status == "FAILED" and not (folder / "data/second.html").exists()
+
+
+def test_dvc_that_does_not_start_is_no_success(tiny, tmp_path, monkeypatch):
+    "Nor is it tried again for the rest of the pipeline."
+    folder = copy_of(tiny, tmp_path)
+    (folder / "dvc.py").write_text("print('tried', file=open('tried', 'a'))\nimport nothing_like_it")
+    set_params(folder, {"data": {"source": "csv", "csv": "mine.csv"}})
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    said = []
+    with pytest.raises(StockmlError, match=r"^dvc repro ended with 1$"):
+        run_pipeline(say=said.append)
+    assert said[-1] == "ModuleNotFoundError: No module named 'nothing_like_it'" and (folder / "tried").read_text() == "tried\n"
+
+
 def test_users_file_that_changed_behind_its_name_is_read_again(tiny, tmp_path, monkeypatch):
     folder = copy_of(tiny, tmp_path)
     stages = {"ingest": {"cmd": "stockml stage ingest", "deps": ["pipelines/ingest.ipynb"], "outs": ["store.txt"]}}
