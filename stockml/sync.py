@@ -85,7 +85,8 @@ def copy_run(
     log_values(there, to, values, params, tags)
     if (files := folder_of(run)).exists():
         there.log_artifacts(to, str(files))
-    there.set_terminated(to, run.info.status, run.info.end_time)
+    if (target.info.end_time or target.info.start_time) <= (run.info.end_time or 0): # else it went on there afterwards
+        there.set_terminated(to, run.info.status, run.info.end_time)
     there.set_tag(to, STATE, state_of(run, parent))
     return to
 

@@ -191,6 +191,20 @@ def test_a_run_that_was_begun_there_is_one_run(project, server, monkeypatch):
     assert sync(server, quiet)["runs"] == []
 
 
+def test_how_it_ended_there_afterwards_stands(project, server, monkeypatch):
+    "An experiment's stages close and open their run: the last one failed on the server, or is still at it."
+    there, tomorrow = tracking.connect(server), int(time.time() + 86_400) * 1000
+    for token, status in (("failed", "FAILED"), ("under way", "RUNNING")):
+        monkeypatch.setenv(tracking.TOKEN, token)
+        work(project)
+        last = there.create_run(tracking.experiment_of(there), tomorrow, {"stockml.run": token}).info.run_id
+        if status == "FAILED":
+            there.set_terminated(last, status, tomorrow + 1)
+        assert [r["to"] for r in sync(server, quiet)["runs"] if not r["trial"]] == [last]
+        info = there.get_run(last).info
+        assert (info.status, info.end_time) == (status, tomorrow + 1 if status == "FAILED" else None)
+
+
 def test_what_somebody_deleted_there_stays_deleted(project, server):
     work(project)
     [to] = [r["to"] for r in sync(server, quiet)["runs"] if not r["trial"]]
