@@ -199,8 +199,9 @@ def _one(ends: Pair, run: Any, target: Any | None, copied: dict[str, str], out: 
         out["under_way"] += [ours] if run.info.status == "RUNNING" else []
         return
     target = target or target_of(ends.there, run, parent)
-    gone = target is not None and target.info.lifecycle_stage == "deleted" # someone there did not want it
-    if gone or (target is not None and target.data.tags.get(STATE) == state_of(run, parent)):
+    if target and target.info.lifecycle_stage == "deleted": # someone there did not want it, nor its trials and its models
+        return
+    if target and target.data.tags.get(STATE) == state_of(run, parent):
         copied[ours] = target.info.run_id
         out["there_already"] += 1
         return

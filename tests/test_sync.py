@@ -205,12 +205,17 @@ def test_how_it_ended_there_afterwards_stands(project, server, monkeypatch):
         assert (info.status, info.end_time) == (status, tomorrow + 1 if status == "FAILED" else None)
 
 
-def test_what_somebody_deleted_there_stays_deleted(project, server):
-    work(project)
+def test_what_somebody_deleted_there_stays_deleted(project, server, bundle_folder):
+    "With its trials, also new ones, and its models."
+    run = work(project, bundle_folder)
     [to] = [r["to"] for r in sync(server, quiet)["runs"] if not r["trial"]]
     there = tracking.connect(server)
+    there.delete_model_version("stockml", "1")
     there.delete_run(to)
-    assert sync(server, quiet)["runs"] == [] and len(tracking.find_runs(there)) == 2
+    tracking.log_trial(run, 2, {"depth": 5}, .8)
+    told = sync(server, quiet)
+    assert (told["runs"], told["versions"], told["aliases"]) == ([], [], {})
+    assert len(tracking.find_runs(there)) == 2 and not there.search_model_versions()
 
 
 def test_an_alias_does_not_leave_a_newer_model(project, server, bundle_folder):
