@@ -363,11 +363,13 @@ def register(
         version = new_version(client, run, tags or {})
         for alias in aliases:
             client.set_registered_model_alias(MODEL, alias, version)
+        if run != run_id and "MLFLOW_RUN_ID" not in os.environ and client.get_run(run).info.status == "RUNNING":
+            client.set_terminated(run) # begun here in place of a server that is down, and no stage will close it
         return version
 
     return record(run_id, "promote", work)
 
-
+# %% ../nbs/18_tracking.ipynb #b82c8c1a
 def new_version(
     client: Any, # from `connect`
     run_id: str, # of the run that has the bundle

@@ -247,6 +247,20 @@ class TestServerThatIsDown:
         assert str(tmp_path / "mlflow.db") in said
         assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
+    @pytest.mark.parametrize("stage", [False, True])
+    def test_what_a_person_registers_meanwhile_is_a_closed_run(self, down, monkeypatch, tmp_path, stage):
+        "A stage closes its run itself."
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+        monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+        monkeypatch.delenv(tracking.TOKEN, raising=False)
+        if stage:
+            monkeypatch.setenv("MLFLOW_RUN_ID", "a" * 32)
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle/manifest.json").write_text("{}")
+        assert tracking.register("a" * 32, tmp_path / "bundle") == "1"
+        [kept] = tracking.find_runs(tracking.connect())
+        assert (kept.info.status, kept.data.tags["stockml.continues"]) == ("RUNNING" if stage else "FINISHED", "a" * 32)
+
     def test_server_that_answers_is_left_in_peace(self, monkeypatch, capsys):
         "Also one that wants a password; one whose gateway is alone is down."
         for code, there in ((200, True), (401, True), (502, False)):
