@@ -84,19 +84,29 @@ def run_stage(
     alone = tracking.TOKEN not in os.environ or tracking.experiment() is not None # else `run_pipeline` closes the run
     executed, begun = root / "runs" / f"{name}.ipynb", time.monotonic()
     (loading := threading.Thread(target=_load, daemon=True)).start()
-    try:
+    with _closing(run) if alone else contextlib.nullcontext():
         run_notebook(root / stage.notebook, executed, parameters, cwd=root, timeout_s=timeout_s)
         loading.join()
         to_html(executed, executed.with_suffix(".html"))
         metrics = {k: v for path in stage.metrics for k, v in read_json(root / path).items()}
-        run = _record(run, stage, parameters, metrics | {"seconds": time.monotonic() - begun}, executed)
-    except BaseException:
-        if alone:
-            tracking.end_run(run, ok=False)
-        raise
-    if alone:
+        return _record(run, stage, parameters, metrics | {"seconds": time.monotonic() - begun}, executed)
+
+
+@contextlib.contextmanager
+def _closing(run: str) -> Iterator[None]:
+    "Close a run as it went. A kill leaves a note that nobody holds any more: `bury` closes that run."
+    note = tracking.keeper() / f"runs/.{run}.alone"
+    with lock(note, what="process of this stage"):
+        note.write_text(tracking.tracking_uri())
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(StockmlError): # what went wrong is worth more
+                tracking.end_run(run, ok=False)
+                note.unlink()
+            raise
         tracking.end_run(run, ok=True)
-    return run
+        note.unlink()
 
 # %% ../nbs/24_pipeline.ipynb #df1391fe
 def _run_of(root: Path, stage: str) -> str:
@@ -232,6 +242,11 @@ def bury(root: Path) -> None:
     for note in (root / "runs").glob(".*.run"):
         with contextlib.suppress(StockmlError): # the next run tries again
             if read_json(note)["uri"] in tracking.places():
+                tracking.close_runs(note.stem[1:], "KILLED")
+                note.unlink()
+    for note in (root / "runs").glob(".*.alone"):
+        with contextlib.suppress(StockmlError), lock(note): # else its stage is at work
+            if note.read_text() in ("", *tracking.places()):
                 tracking.close_runs(note.stem[1:], "KILLED")
                 note.unlink()
 

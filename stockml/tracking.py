@@ -250,7 +250,7 @@ def end_run(
 
 # %% ../nbs/18_tracking.ipynb #b3e67f53
 def close_runs(
-    token: str, # as in `STOCKML_RUN`
+    token: str, # as in `STOCKML_RUN`, or the id of a run
     status: str, # FINISHED, FAILED or KILLED
 ) -> str | None: # run id, the server's if it has one; None: no stage had anything to do
     "Close a pipeline run, and what of it is kept here. `StockmlError` if the server does not answer; what is here is closed then."
@@ -260,8 +260,9 @@ def close_runs(
             raise StockmlError(f"MLflow at {uri} is down ({why})")
         try:
             client = connect(uri)
-            for run in find_runs(client, f"tags.`stockml.run` = '{token}' and attributes.status = 'RUNNING'"):
-                client.set_terminated(out := run.info.run_id, status)
+            for key in ("tags.`stockml.run`", "attributes.run_id", "tags.`stockml.continues`"):
+                for run in find_runs(client, f"{key} = '{token}' and attributes.status = 'RUNNING'"):
+                    client.set_terminated(out := run.info.run_id, status)
         except trouble() as e:
             raise e if isinstance(e, StockmlError) else StockmlError(f"MLflow at {uri}: {_short(e)}") from e
     return out

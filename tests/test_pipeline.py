@@ -289,6 +289,21 @@ def test_dvc_that_does_not_start_is_no_success(tiny, tmp_path, monkeypatch):
     assert said[-1] == "ModuleNotFoundError: No module named 'nothing_like_it'" and (folder / "tried").read_text() == "tried\n"
 
 
+def test_killed_stage_that_stood_alone(tiny):
+    "As `dvc repro` by hand starts it, or an experiment: what is at work is left in peace, what was killed is closed."
+    (tiny / "data/pid.txt").unlink(missing_ok=True)
+    with subprocess.Popen([COMMAND, "stage", "first", "-p", "sleep=300"], cwd=tiny, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as stage:
+        kernel = int(wait_for(tiny / "data/pid.txt"))
+        [note] = (tiny / "runs").glob(".*.alone")
+        bury(tiny)
+        assert runs()[0].info.status == "RUNNING"
+        stage.kill()
+    assert gone(kernel)
+    bury(tiny)
+    assert (runs()[0].info.status, note.exists()) == ("KILLED", False)
+
+
 def test_users_file_that_changed_behind_its_name_is_read_again(tiny, tmp_path, monkeypatch):
     folder = copy_of(tiny, tmp_path)
     stages = {"ingest": {"cmd": "stockml stage ingest", "deps": ["pipelines/ingest.ipynb"], "outs": ["store.txt"]}}
