@@ -188,7 +188,8 @@ def run_pipeline(
         except StockmlError as e: # what was printed says more
             raise seen.error or e from None
         finally:
-            run = _close(root, token, ok, lambda line: seen.take(line) and say(line)) if seen.ran else None
+            with contextlib.nullcontext() if ok else contextlib.suppress(StockmlError): # what went wrong is worth more
+                run = _close(root, token, ok, lambda line: seen.take(line) and say(line)) if seen.ran else None
     return PipelineRun(seen.ran, run, round(time.monotonic() - begun, 1), pulled)
 
 # %% ../nbs/24_pipeline.ipynb #a11a1a49

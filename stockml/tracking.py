@@ -253,7 +253,7 @@ def close_runs(
     token: str, # as in `STOCKML_RUN`, or the id of a run
     status: str, # FINISHED, FAILED or KILLED
 ) -> str | None: # run id, the server's if it has one; None: no stage had anything to do
-    "Close a pipeline run, and what of it is kept here. `StockmlError` if the server does not answer; what is here is closed then."
+    "Close a run, and what of it is kept here. `StockmlError` if the server does not answer; what is here is closed then."
     out = None
     for uri in places()[::-1]:
         if is_server(uri) and (why := _silence(uri)): # known without the patience of MLflow's client

@@ -15,7 +15,7 @@ from projects import alive, gone, set_params
 from stockml import tracking
 from stockml.config import BadInput, StockmlError
 from stockml.files import write_json
-from stockml.pipeline import Log, bury, read_stage, run_pipeline, run_stage, stage_names
+from stockml.pipeline import Log, _closing, bury, read_stage, run_pipeline, run_stage, stage_names
 
 COMMAND = Path(sys.executable).parent / "stockml"
 FIRST = """import json, os, time
@@ -302,6 +302,22 @@ def test_killed_stage_that_stood_alone(tiny):
     assert gone(kernel)
     bury(tiny)
     assert (runs()[0].info.status, note.exists()) == ("KILLED", False)
+
+
+FAILS = """import os
+open(f"runs/.{os.environ['STOCKML_RUN']}.run", "w").write("half of it")
+print("Running stage 'first':\\nstockml: no luck\\nERROR: failed to reproduce 'first', exited with 1")
+raise SystemExit(255)"""
+
+
+def test_a_record_that_cannot_be_closed_does_not_hide_what_went_wrong(tiny, tmp_path, monkeypatch):
+    folder = copy_of(tiny, tmp_path)
+    (folder / "dvc.py").write_text(FAILS)
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    with pytest.raises(StockmlError, match=r"^no luck$"):
+        run_pipeline(say=lambda _: None)
+    with pytest.raises(RuntimeError, match=r"^no luck$"), _closing("a" * 32):  # no MLflow has that run
+        raise RuntimeError("no luck")
 
 
 def test_users_file_that_changed_behind_its_name_is_read_again(tiny, tmp_path, monkeypatch):
