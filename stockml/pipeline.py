@@ -91,7 +91,7 @@ def run_stage(
         metrics = {k: v for path in stage.metrics for k, v in read_json(root / path).items()}
         return _record(run, stage, parameters, metrics | {"seconds": time.monotonic() - begun}, executed)
 
-
+# %% ../nbs/24_pipeline.ipynb #470358bf
 @contextlib.contextmanager
 def _closing(run: str) -> Iterator[None]:
     "Close a run as it went. A kill leaves a note that nobody holds any more: `bury` closes that run."

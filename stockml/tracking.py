@@ -256,16 +256,21 @@ def close_runs(
     "Close a run, and what of it is kept here. `StockmlError` if the server does not answer; what is here is closed then."
     out = None
     for uri in places()[::-1]:
-        if is_server(uri) and (why := _silence(uri)): # known without the patience of MLflow's client
-            raise StockmlError(f"MLflow at {uri} is down ({why})")
         try:
-            client = connect(uri)
+            client = _open(uri)
             for key in ("tags.`stockml.run`", "attributes.run_id", "tags.`stockml.continues`"):
                 for run in find_runs(client, f"{key} = '{token}' and attributes.status = 'RUNNING'"):
                     client.set_terminated(out := run.info.run_id, status)
         except trouble() as e:
             raise e if isinstance(e, StockmlError) else StockmlError(f"MLflow at {uri}: {_short(e)}") from e
     return out
+
+
+def _open(uri: str) -> Any:
+    "As `connect`, but a server that is down is known without the patience of MLflow's client."
+    if is_server(uri) and (why := _silence(uri)):
+        raise StockmlError(f"MLflow at {uri} is down ({why})")
+    return connect(uri)
 
 # %% ../nbs/18_tracking.ipynb #242ee1f5
 def open_experiment(
@@ -414,12 +419,31 @@ def _download(run_id: str, to: str) -> str:
 def history(
     limit: int = 20, # runs at most
     metrics: tuple[str, ...] = ("evaluate.ratio_1", "evaluate.ratio_5", "evaluate.ratio_21"), # columns to show
+    say: Callable[[str], None] = _say, # told of a place that does not answer
 ) -> pd.DataFrame: # started, who, name, status, commit, dirty, data, run_id, synced_from, then the metrics; newest first
-    "Pipeline runs as a table."
+    "Pipeline runs as a table, also those that wait here for `sync`. `StockmlError` if there is no place that answers."
     rows = [{
         "started": pd.Timestamp(r.info.start_time, unit="ms").floor("s"), "who": r.data.tags.get("mlflow.user"),
         "name": r.info.run_name, "status": r.info.status, "commit": r.data.tags.get("mlflow.source.git.commit", "")[:9],
         "dirty": r.data.tags.get("stockml.dirty") == "true", "data": r.data.tags.get("stockml.data", "")[:9],
         "run_id": r.info.run_id, "synced_from": r.data.tags.get("stockml.synced_from"), **{m: r.data.metrics.get(m) for m in metrics}}
-        for r in find_runs(connect(), "tags.`mlflow.source.name` LIKE 'stockml %'", limit)]
+        for r in sorted(_everywhere(limit, say), key=lambda r: -r.info.start_time)[:limit]]
     return pd.DataFrame(rows)
+
+# %% ../nbs/18_tracking.ipynb #477c8e7b
+def _everywhere(limit: int, say: Callable[[str], None]) -> list: # of mlflow.entities.Run
+    "The newest runs of all places, each run once."
+    found, silent = [], []
+    for uri in (known := places()):
+        try:
+            runs = find_runs(_open(uri), "tags.`mlflow.source.name` LIKE 'stockml %'", limit)
+        except trouble() as e:
+            silent.append(str(e) if isinstance(e, StockmlError) else f"MLflow at {uri}: {_short(e)}")
+            continue
+        there = {i for r in found for i in (r.info.run_id, r.data.tags.get("stockml.synced_from"))} - {None}
+        found += [r for r in runs if not there & {r.info.run_id, r.data.tags.get("stockml.continues")}]
+    if len(silent) == len(known):
+        raise StockmlError("; ".join(silent))
+    for line in silent:
+        say(line)
+    return found

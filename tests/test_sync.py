@@ -218,6 +218,20 @@ def test_what_somebody_deleted_there_stays_deleted(project, server, bundle_folde
     assert len(tracking.find_runs(there)) == 2 and not there.search_model_versions()
 
 
+def test_history_has_each_run_once_wherever_it_is(project, server, monkeypatch):
+    "Copied; begun there and continued here; only here."
+    copied = work(project)
+    [to] = [r["to"] for r in sync(server, quiet)["runs"] if not r["trial"]]
+    begun = tracking.join_run(tracking.connect(server), "train")
+    tracking.join_run(tracking.connect(), "train", continues=begun)
+    waits = work(project)
+    monkeypatch.setattr(tracking, "places", lambda: [server, tracking.local_uri()])
+    assert tracking.history()["run_id"].tolist() == [waits, begun, to]
+    assert tracking.history(2)["run_id"].tolist() == [waits, begun]
+    monkeypatch.setattr(tracking, "places", lambda: [tracking.local_uri()])
+    assert len(tracking.history()) == 3 and copied in set(tracking.history()["run_id"])
+
+
 def test_an_alias_does_not_leave_a_newer_model(project, server, bundle_folder):
     "Offline for a week: last night's champion of a colleague stays."
     run = work(project, bundle_folder)
