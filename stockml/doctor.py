@@ -391,10 +391,9 @@ def check_champion(root: Path) -> Finding:
 def check_mlflow(root: Path) -> Finding:
     "Can runs be recorded?"
     with IMPORTS:
-        from stockml.tracking import tracking_uri
+        from stockml.tracking import shown, tracking_uri
 
     parts = urlsplit(uri := tracking_uri())
-    shown = uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
     try:
         if parts.scheme in ("http", "https"):
             urlopen(f"{uri.rstrip('/')}/health", timeout=3).close() # noqa: S310 (the user's own server)
@@ -407,8 +406,8 @@ def check_mlflow(root: Path) -> Finding:
             return Finding("info", f"{path.name} begins with the first run")
     except (OSError, sqlite3.Error) as e:
         away = f"mv {path} {path}.damaged" if parts.scheme == "sqlite" else "unset MLFLOW_TRACKING_URI"
-        return Finding("error", f"{shown} does not answer ({' '.join(str(getattr(e, 'reason', e)).split())})", away)
-    return Finding("ok", shown)
+        return Finding("error", f"{shown(uri)} does not answer ({' '.join(str(getattr(e, 'reason', e)).split())})", away)
+    return Finding("ok", shown(uri))
 
 # %% ../nbs/40_doctor.ipynb #c78f2150
 @check

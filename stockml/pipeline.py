@@ -97,7 +97,7 @@ def _closing(run: str) -> Iterator[None]:
     "Close a run as it went. A kill leaves a note that nobody holds any more: `bury` closes that run."
     note = tracking.keeper() / f"runs/.{run}.alone"
     with lock(note, what="process of this stage"):
-        note.write_text(tracking.tracking_uri())
+        note.write_text(tracking.shown(tracking.tracking_uri()))
         try:
             yield
         except BaseException:
@@ -247,7 +247,7 @@ def bury(root: Path) -> None:
                 note.unlink()
     for note in (root / "runs").glob(".*.alone"):
         with contextlib.suppress(StockmlError), lock(note): # else its stage is at work
-            if note.read_text() in ("", *tracking.places()):
+            if note.read_text() in ("", *map(tracking.shown, tracking.places())):
                 tracking.close_runs(note.stem[1:], "KILLED")
                 note.unlink()
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 from .config import BadInput, StockmlError, project_root
 from .files import lock
 from .pipeline import bury
-from .tracking import MODEL, OURS, connect, experiment_of, find_run, find_runs, local_uri, log_values, new_version, trouble
+from .tracking import MODEL, OURS, connect, experiment_of, find_run, find_runs, local_uri, log_values, new_version, shown, trouble
 
 # %% ../nbs/38_sync.ipynb #ed56c8dd
 FROM, STATE = "stockml.synced_from", "stockml.synced" # tags on the server
@@ -150,7 +150,7 @@ def sync(
     root = project_root()
     if not to or to == local_uri():
         raise BadInput("no server is named: set MLFLOW_TRACKING_URI, or give --to http://...")
-    out = {"to": to, "runs": [], "there_already": 0, "under_way": [], "versions": [], "aliases": {}, "problems": []}
+    out = {"to": shown(to), "runs": [], "there_already": 0, "under_way": [], "versions": [], "aliases": {}, "problems": []}
     if not (root / "mlflow.db").exists():
         return out
     with lock(root / ".mlflow.db.sync.lock", what="sync"):
@@ -161,8 +161,9 @@ def sync(
             _runs(ends, out, say, dry_run)
             return out
         except trouble() as e:
+            why = shown(" ".join(str(e).split()))[:150]
             raise e if isinstance(e, StockmlError) else StockmlError(
-                f"MLflow at {to} failed after {len(out['runs'])} runs ({' '.join(str(e).split())[:150]}): the same command goes on") from e
+                f"MLflow at {out['to']} failed after {len(out['runs'])} runs ({why}): the same command goes on") from e
 
 # %% ../nbs/38_sync.ipynb #5b274b64
 def _runs(ends: Pair, out: dict, say: Callable[..., None], dry_run: bool) -> None:
@@ -188,7 +189,7 @@ def _told(run: Any, out: dict) -> Iterator[None]:
     except (*trouble(), OSError) as e:
         if getattr(e, "error_code", None) not in OURS and not getattr(e, "filename", None): # the server's trouble, not the run's
             raise
-        out["problems"].append(f"run {run.info.run_id} ({run.info.run_name}): {' '.join(str(e).split())[:200]}")
+        out["problems"].append(f"run {run.info.run_id} ({run.info.run_name}): {shown(' '.join(str(e).split()))[:200]}")
 
 # %% ../nbs/38_sync.ipynb #751a0c98
 def _one(ends: Pair, run: Any, target: Any | None, copied: dict[str, str], out: dict, dry_run: bool) -> None:

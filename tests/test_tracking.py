@@ -15,6 +15,7 @@ import pytest
 from stockml import tracking
 from stockml.config import StockmlError
 from stockml.lineage import code_version, who
+from stockml.sync import sync
 
 
 @pytest.fixture(scope="module")
@@ -265,10 +266,21 @@ class TestServerThatIsDown:
         "Also one that wants a password; one whose gateway is alone is down."
         for code, there in ((200, True), (401, True), (502, False)):
             with server(code) as uri:
-                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-                tracking.fall_back()
-                assert (tracking.tracking_uri() == uri) is there
-        assert capsys.readouterr().err.count("\n") == 1
+                for address in (uri, uri.replace("//", "//ada:s3c@ret@")):
+                    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+                    tracking.fall_back()
+                    assert (tracking.tracking_uri() == address) is there
+        said = capsys.readouterr().err
+        assert said.count("\n") == 2 and said.splitlines()[1].startswith("MLflow at http://ada:***@127.0.0.1:")
+
+    def test_no_password_is_told(self, down, monkeypatch):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", down.replace("//", "//ada:s3cret@"))
+        assert sync(tracking.tracking_uri())["to"] == down.replace("//", "//ada:***@")
+        for work in (tracking.connect, tracking.history, lambda: tracking.close_runs("token", "FAILED")):
+            with pytest.raises(StockmlError, match=r"^MLflow at http://ada:\*\*\*@127") as e:
+                work()
+            assert "s3cret" not in str(e.value)
 
 
 @contextmanager
