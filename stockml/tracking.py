@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENT', 'MODEL', 'TOKEN', 'T', 'OURS', 'local_uri', 'tracking_uri', 'is_server', 'shown', 'places', 'experiment',
-           'keeper', 'connect', 'trouble', 'experiment_of', 'find_runs', 'fall_back', 'join_run', 'find_run', 'record',
-           'end_run', 'close_runs', 'open_experiment', 'flat', 'log_stage', 'log_values', 'log_trial', 'register',
-           'new_version', 'fetch_bundle', 'history']
+           'keeper', 'connect', 'trouble', 'experiment_of', 'find_runs', 'fall_back', 'silence', 'join_run', 'find_run',
+           'record', 'end_run', 'close_runs', 'open_experiment', 'flat', 'log_stage', 'log_values', 'log_trial',
+           'register', 'new_version', 'fetch_bundle', 'history']
 
 # %% ../nbs/18_tracking.ipynb #5a5f28c2
 import os
@@ -161,12 +161,14 @@ def fall_back(
     say: Callable[[str], None] = _say,
 ) -> None:
     "If the server that `MLFLOW_TRACKING_URI` names is down: keep the runs of this process and its children in `mlflow.db`, and say so."
-    if is_server(uri := tracking_uri()) and (why := _silence(uri)):
+    if is_server(uri := tracking_uri()) and (why := silence(uri)):
         _stay_here(uri, why, say)
 
 
-def _silence(uri: str) -> str | None:
-    "Why a server does not answer; None if it does."
+def silence(
+    uri: str, # of a server
+) -> str | None: # None if it answers
+    "Why a server does not answer. One that wants a password does."
     try: # without a password in it, which urllib takes for a part of the name
         urlopen(f"{re.sub('//[^/]*@', '//', uri).rstrip('/')}/health", timeout=5).close() # noqa: S310 (the user's own server)
     except (OSError, ValueError) as e:
@@ -175,9 +177,9 @@ def _silence(uri: str) -> str | None:
     return None
 
 
-def _stay_here(uri: str, why: str, say: Callable[[str], None]) -> None:
+def _stay_here(uri: str, why: str, say: Callable[[str], None], what: str = "is down") -> None:
     os.environ["MLFLOW_TRACKING_URI"] = ""
-    say(f"MLflow at {shown(uri)} is down ({why}): what comes now is kept in {keeper() / 'mlflow.db'}; "
+    say(f"MLflow at {shown(uri)} {what} ({why}): what comes now is kept in {keeper() / 'mlflow.db'}; "
         "`stockml sync` copies it when the server is back")
 
 # %% ../nbs/18_tracking.ipynb #dd2f6243
@@ -235,7 +237,8 @@ def record(
         if not is_server(uri) or cause is None or getattr(cause, "error_code", "") in OURS:
             raise e if isinstance(e, StockmlError) else StockmlError(f"MLflow at {shown(uri)}: {_short(e)}") from e
     told = []
-    _stay_here(uri, _silence(uri) or _short(cause), told.append)
+    closed = getattr(cause, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED") # 401, 403
+    _stay_here(uri, silence(uri) or _short(cause), told.append, "does not let us in" if closed else "is down")
     client = connect()
     here = run_id and find_run(client, run_id)
     if not here: # else it was said when that run was made
@@ -276,7 +279,7 @@ def close_runs(
 
 def _open(uri: str) -> Any:
     "As `connect`, but a server that is down is known without the patience of MLflow's client."
-    if is_server(uri) and (why := _silence(uri)):
+    if is_server(uri) and (why := silence(uri)):
         raise StockmlError(f"MLflow at {shown(uri)} is down ({why})")
     return connect(uri)
 

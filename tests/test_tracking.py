@@ -273,6 +273,15 @@ class TestServerThatIsDown:
         said = capsys.readouterr().err
         assert said.count("\n") == 2 and said.splitlines()[1].startswith("MLflow at http://ada:***@127.0.0.1:")
 
+    def test_server_that_does_not_let_us_in_is_not_called_down(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("STOCKML_ROOT", str(tmp_path))
+        for code, what in ((401, "does not let us in"), (403, "does not let us in"), (404, "is down")):
+            with server(code) as uri:
+                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+                said = []
+                assert tracking.record(None, "train", lambda client, run: "kept here", said.append) == "kept here"
+            assert said[0].startswith(f"MLflow at {uri} {what} (") and str(code) in said[0] and "kept in" in said[0]
+
     def test_no_password_is_told(self, down, monkeypatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", down.replace("//", "//ada:s3cret@"))
