@@ -122,7 +122,7 @@ push: setup ## push the image to REGISTRY=host:port; logs in first if REGISTRY_U
 # One after the other, each only if all before passed; a recipe, since `make -j` would run prerequisites side by side.
 release: setup ## every gate, then push to REGISTRY=host:port
 	@test -n '$(REGISTRY)' || { echo "make release needs REGISTRY=host:port" >&2; exit 2; }
-	@test -z '$(TAG)' || test '$(TAG)' = "v$$(sed -n 's/^version = //p' settings.ini)" || { echo "tag $(TAG) is not the version in settings.ini" >&2; exit 2; }
+	@test -z "$$TAG" || test "$$TAG" = "v$$(sed -n 's/^version = //p' settings.ini)" || { echo "tag $$TAG is not the version in settings.ini" >&2; exit 2; }
 	$(MAKE) lint
 	$(MAKE) unit notebooks replay-test
 	$(MAKE) quality

@@ -57,16 +57,23 @@ def comment(folder: Path) -> None:
 
 
 def alarms(folder: Path) -> None:
-    "One open issue while something is wrong; who closes it, gets a new one at the next alarm."
+    "One open issue while something is wrong, closed when all is well; a run that was cancelled says nothing of either."
     path, mark = folder / "alarms.md", "<!-- stockml alarms -->"
     text = path.read_text() if path.exists() else ""
-    if os.environ.get("RESULT", "success") != "success":
-        text = f"- **The run did not succeed** ({os.environ['RESULT']}): its log says where.\n{text}"
+    result = os.environ.get("RESULT", "success")
+    if result == "failure":
+        text = f"- **The run did not succeed** ({result}): its log says where.\n{text}"
+    elif result != "success":
+        print(f"The run was {result}.")
+        return
+    known = ours("issues?state=open", mark)
     if not text:
         print("No alarm.")
+        if known:
+            call("PATCH", f"issues/{known['number']}", state="closed")
         return
     body = f"{mark}\n{text[:LONGEST]}\nFrom [this run]({RUN}), which also keeps the reports.\n"
-    if known := ours("issues?state=open", mark):
+    if known:
         call("PATCH", f"issues/{known['number']}", body=body)
     else:
         call("POST", "issues", title="Alarm in the training", body=body, labels=["alarm"])

@@ -548,18 +548,28 @@ def history(
 
     Example: stockml history --limit 5 --who ada
     """
+    import pandas as pd
+
     from stockml.promote import decisions
     from stockml.timeline import timeline, timeline_text
     from stockml.tracking import history as runs
 
     root, many = project_root(), limit if who is None else 10_000
-    table, gate = runs(many), decisions(root / "models/promotions.jsonl")
+    gate, away = decisions(root / "models/promotions.jsonl"), None
+    try:
+        table = runs(many, say=note)
+    except StockmlError as e: # the other books need no MLflow
+        table, away = pd.DataFrame(), e
     events = timeline(root, journal_folder(), table, gate, limit, who)
-    text = ("" if len(table) else "no runs yet\n\n") + timeline_text(events)
+    if away and not events:
+        raise away
+    if away:
+        note(str(away))
+    text = ("" if away or len(table) else "no runs yet\n\n") + timeline_text(events)
     show({"runs": _theirs(table.to_dict("records"), who)[:limit], "decisions": _theirs(gate, who)[-limit:],
           "events": [e._asdict() for e in events]}, text, as_json)
 
-
+# %% ../nbs/43_cli.ipynb #666dbe0f
 def _theirs(records: list[dict], who: str | None) -> list[dict]:
     "Those of a person."
     return [r for r in records if who is None or who.casefold() in (r["who"] or "").casefold()]

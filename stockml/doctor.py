@@ -27,7 +27,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from .config import BadInput, StockmlError, load_params, project_root
 from .files import read_json
@@ -392,13 +391,13 @@ def check_champion(root: Path) -> Finding:
 def check_mlflow(root: Path) -> Finding:
     "Can runs be recorded?"
     with IMPORTS:
-        from stockml.tracking import tracking_uri
+        from stockml.tracking import is_server, shown, silence, tracking_uri
 
     parts = urlsplit(uri := tracking_uri())
-    shown = uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
     try:
-        if parts.scheme in ("http", "https"):
-            urlopen(f"{uri.rstrip('/')}/health", timeout=3).close() # noqa: S310 (the user's own server)
+        if is_server(uri):
+            if why := silence(uri):
+                raise OSError(why)
         elif parts.hostname:
             socket.create_connection((parts.hostname, parts.port or 5432), timeout=3).close()
         elif (path := Path(uri.removeprefix("sqlite:///"))).exists():
@@ -408,8 +407,8 @@ def check_mlflow(root: Path) -> Finding:
             return Finding("info", f"{path.name} begins with the first run")
     except (OSError, sqlite3.Error) as e:
         away = f"mv {path} {path}.damaged" if parts.scheme == "sqlite" else "unset MLFLOW_TRACKING_URI"
-        return Finding("error", f"{shown} does not answer ({' '.join(str(getattr(e, 'reason', e)).split())})", away)
-    return Finding("ok", shown)
+        return Finding("error", f"{shown(uri)} does not answer ({' '.join(str(e).split())})", away)
+    return Finding("ok", shown(uri))
 
 # %% ../nbs/40_doctor.ipynb #c78f2150
 @check

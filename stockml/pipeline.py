@@ -84,19 +84,29 @@ def run_stage(
     alone = tracking.TOKEN not in os.environ or tracking.experiment() is not None # else `run_pipeline` closes the run
     executed, begun = root / "runs" / f"{name}.ipynb", time.monotonic()
     (loading := threading.Thread(target=_load, daemon=True)).start()
-    try:
+    with _closing(run) if alone else contextlib.nullcontext():
         run_notebook(root / stage.notebook, executed, parameters, cwd=root, timeout_s=timeout_s)
         loading.join()
         to_html(executed, executed.with_suffix(".html"))
         metrics = {k: v for path in stage.metrics for k, v in read_json(root / path).items()}
-        run = _record(run, stage, parameters, metrics | {"seconds": time.monotonic() - begun}, executed)
-    except BaseException:
-        if alone:
-            tracking.end_run(run, ok=False)
-        raise
-    if alone:
+        return _record(run, stage, parameters, metrics | {"seconds": time.monotonic() - begun}, executed)
+
+# %% ../nbs/24_pipeline.ipynb #470358bf
+@contextlib.contextmanager
+def _closing(run: str) -> Iterator[None]:
+    "Close a run as it went. A kill leaves a note that nobody holds any more: `bury` closes that run."
+    note = tracking.keeper() / f"runs/.{run}.alone"
+    with lock(note, what="process of this stage"):
+        note.write_text(tracking.shown(tracking.tracking_uri()))
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(StockmlError): # what went wrong is worth more
+                tracking.end_run(run, ok=False)
+                note.unlink()
+            raise
         tracking.end_run(run, ok=True)
-    return run
+        note.unlink()
 
 # %% ../nbs/24_pipeline.ipynb #df1391fe
 def _run_of(root: Path, stage: str) -> str:
@@ -174,11 +184,12 @@ def run_pipeline(
             for line in _all_lines(root, token, params, force, upto):
                 if shown := seen.take(line):
                     say(shown)
-            ok = seen.error is None
+            ok = True
+        except StockmlError as e: # what was printed says more
+            raise seen.error or e from None
         finally:
-            run = _close(root, token, ok, lambda line: seen.take(line) and say(line)) if seen.ran else None
-    if not ok:
-        raise seen.error
+            with contextlib.nullcontext() if ok else contextlib.suppress(StockmlError): # what went wrong is worth more
+                run = _close(root, token, ok, lambda line: seen.take(line) and say(line)) if seen.ran else None
     return PipelineRun(seen.ran, run, round(time.monotonic() - begun, 1), pulled)
 
 # %% ../nbs/24_pipeline.ipynb #a11a1a49
@@ -234,6 +245,11 @@ def bury(root: Path) -> None:
             if read_json(note)["uri"] in tracking.places():
                 tracking.close_runs(note.stem[1:], "KILLED")
                 note.unlink()
+    for note in (root / "runs").glob(".*.alone"):
+        with contextlib.suppress(StockmlError), lock(note): # else its stage is at work
+            if note.read_text() in ("", *map(tracking.shown, tracking.places())):
+                tracking.close_runs(note.stem[1:], "KILLED")
+                note.unlink()
 
 # %% ../nbs/24_pipeline.ipynb #9581adce
 def repro(
@@ -241,13 +257,15 @@ def repro(
     token: str, # what binds the stages to one MLflow run
     *args: str, # of `dvc repro`
 ) -> Iterator[str]: # lines of what DVC and the stages print
-    "Run `dvc repro` to its end; neither it nor its stages outlive this process."
+    "Run `dvc repro` to its end; neither it nor its stages outlive this process. `StockmlError` if it fails."
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}" # where `stockml` and `dvc` are
     env = {**os.environ, "PATH": path, tracking.TOKEN: token, "PYTHONUNBUFFERED": "1", "STOCKML_ROOT": str(root)}
     with subprocess.Popen([sys.executable, "-m", "dvc", "repro", *args], cwd=root, env=env, text=True, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as dvc:
         try:
             yield from dvc.stdout
+            if dvc.wait(): # also where DVC had no time for a line that begins with ERROR
+                raise StockmlError(f"dvc repro ended with {dvc.returncode}")
         finally:
             if dvc.poll() is None: # we are told to end: so are DVC, its shell, the stage and the stage's kernel
                 os.killpg(dvc.pid, signal.SIGTERM)

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 from .config import BadInput, StockmlError, project_root
 from .files import lock
 from .pipeline import bury
-from .tracking import MODEL, OURS, connect, experiment_of, find_run, find_runs, local_uri, log_values, new_version, trouble
+from .tracking import MODEL, OURS, connect, experiment_of, find_run, find_runs, local_uri, log_values, new_version, shown, trouble
 
 # %% ../nbs/38_sync.ipynb #ed56c8dd
 FROM, STATE = "stockml.synced_from", "stockml.synced" # tags on the server
@@ -85,7 +85,8 @@ def copy_run(
     log_values(there, to, values, params, tags)
     if (files := folder_of(run)).exists():
         there.log_artifacts(to, str(files))
-    there.set_terminated(to, run.info.status, run.info.end_time)
+    if (target.info.end_time or target.info.start_time) <= (run.info.end_time or 0): # else it went on there afterwards
+        there.set_terminated(to, run.info.status, run.info.end_time)
     there.set_tag(to, STATE, state_of(run, parent))
     return to
 
@@ -149,7 +150,7 @@ def sync(
     root = project_root()
     if not to or to == local_uri():
         raise BadInput("no server is named: set MLFLOW_TRACKING_URI, or give --to http://...")
-    out = {"to": to, "runs": [], "there_already": 0, "under_way": [], "versions": [], "aliases": {}, "problems": []}
+    out = {"to": shown(to), "runs": [], "there_already": 0, "under_way": [], "versions": [], "aliases": {}, "problems": []}
     if not (root / "mlflow.db").exists():
         return out
     with lock(root / ".mlflow.db.sync.lock", what="sync"):
@@ -160,8 +161,9 @@ def sync(
             _runs(ends, out, say, dry_run)
             return out
         except trouble() as e:
+            why = shown(" ".join(str(e).split()))[:150]
             raise e if isinstance(e, StockmlError) else StockmlError(
-                f"MLflow at {to} failed after {len(out['runs'])} runs ({' '.join(str(e).split())[:150]}): the same command goes on") from e
+                f"MLflow at {out['to']} failed after {len(out['runs'])} runs ({why}): the same command goes on") from e
 
 # %% ../nbs/38_sync.ipynb #5b274b64
 def _runs(ends: Pair, out: dict, say: Callable[..., None], dry_run: bool) -> None:
@@ -187,7 +189,7 @@ def _told(run: Any, out: dict) -> Iterator[None]:
     except (*trouble(), OSError) as e:
         if getattr(e, "error_code", None) not in OURS and not getattr(e, "filename", None): # the server's trouble, not the run's
             raise
-        out["problems"].append(f"run {run.info.run_id} ({run.info.run_name}): {' '.join(str(e).split())[:200]}")
+        out["problems"].append(f"run {run.info.run_id} ({run.info.run_name}): {shown(' '.join(str(e).split()))[:200]}")
 
 # %% ../nbs/38_sync.ipynb #751a0c98
 def _one(ends: Pair, run: Any, target: Any | None, copied: dict[str, str], out: dict, dry_run: bool) -> None:
@@ -198,8 +200,9 @@ def _one(ends: Pair, run: Any, target: Any | None, copied: dict[str, str], out: 
         out["under_way"] += [ours] if run.info.status == "RUNNING" else []
         return
     target = target or target_of(ends.there, run, parent)
-    gone = target is not None and target.info.lifecycle_stage == "deleted" # someone there did not want it
-    if gone or (target is not None and target.data.tags.get(STATE) == state_of(run, parent)):
+    if target and target.info.lifecycle_stage == "deleted": # someone there did not want it, nor its trials and its models
+        return
+    if target and target.data.tags.get(STATE) == state_of(run, parent):
         copied[ours] = target.info.run_id
         out["there_already"] += 1
         return

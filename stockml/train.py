@@ -19,7 +19,7 @@ from .calibrate import MIN_POOL
 from .config import BadInput, Params
 from .evaluate import VIEWS, announced, calibrated, makers, walk_views
 from .features import feature_columns
-from .forecaster import MODELS
+from .forecaster import MODELS, pick_device
 from .lineage import code_hash
 from .schema import BAR_KEY
 from .split import Fold, folds, in_fold
@@ -37,7 +37,7 @@ def walk(
     "All models' scales, each forecast by a model that had not seen its outcome; `attrs` say what each fold came from."
     horizons, s, out = params.targets.horizons, params.split, {}
     plan = folds(features["date"], s.forecast_from, s.refit_months, s.embargo)
-    keys = fold_keys(plan, features, targets, (params.model, horizons, trees))
+    keys = fold_keys(plan, features, targets, (params.model, pick_device(params.model.device), horizons, trees))
     old = {} if before is None else before.attrs.get("folds", {})
     kept = [f for f in plan if old.get(str(f.number)) == keys[str(f.number)]]
     for name, make in makers(params.model, trees).items():

@@ -27,6 +27,7 @@ from .journal import LINE, Found, decoded, files, find, pieces
 from .live import with_outcomes
 from .promote import decisions
 from .report import write_page
+from .tracking import shown
 
 # %% ../nbs/32_why.ipynb #d16ac7df
 def unusual(
@@ -228,7 +229,7 @@ def proofs(
 
 def _mlflow() -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return shown(uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}")
 
 
 def _at(path: Path, root: Path) -> str:

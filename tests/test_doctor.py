@@ -13,6 +13,7 @@ import pytest
 import yaml
 from projects import BIN, clone
 from test_hooks import source
+from test_tracking import server
 
 from stockml import doctor
 from stockml.doctor import CHECKS, Finding, examine, report, within
@@ -253,6 +254,9 @@ def test_mlflow(project, monkeypatch):
                       (f"postgresql://ada:s3cret@127.0.0.1:{port}/mlflow", f"postgresql://ada:***@127.0.0.1:{port}/mlflow")):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert look("mlflow", project) == ("error", f"{told} does not answer ([Errno 111] Connection refused)", "unset MLFLOW_TRACKING_URI")
+    with server(401) as uri:  # it is there; who may come in, MLflow says itself
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//ada:s3cret@"))
+        assert look("mlflow", project) == ("ok", uri.replace("//", "//ada:***@"), "")
 
 
 def test_patience_has_an_end():

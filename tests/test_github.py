@@ -61,6 +61,13 @@ def test_alarms_are_one_issue(root, github, tmp_path):
     tell(root, github, "tell-alarms", tmp_path / "nothing came", RESULT="failure")
     assert len(github.issues) == 2
     assert "did not succeed** (failure)" in github.issues[1]["body"]
+    tell(root, github, "tell-alarms", tmp_path / "nothing came", RESULT="cancelled")
+    assert github.issues[1]["state"] == "open" and "(failure)" in github.issues[1]["body"]
+    alarms.write_text("")
+    tell(root, github, "tell-alarms", tmp_path, RESULT="success")
+    assert [i["state"] for i in github.issues] == ["closed"] * 2
+    tell(root, github, "tell-alarms", tmp_path / "nothing came", RESULT="cancelled")
+    assert len(github.issues) == 2
 
 
 def test_a_training_is_proposed_as_a_pull_request(root, github, tmp_path):

@@ -15,7 +15,7 @@ from projects import alive, gone, set_params
 from stockml import tracking
 from stockml.config import BadInput, StockmlError
 from stockml.files import write_json
-from stockml.pipeline import Log, bury, read_stage, run_pipeline, run_stage, stage_names
+from stockml.pipeline import Log, _closing, bury, read_stage, run_pipeline, run_stage, stage_names
 
 COMMAND = Path(sys.executable).parent / "stockml"
 FIRST = """import json, os, time
@@ -264,6 +264,60 @@ def test_killed_run_takes_its_stages_along(sleepy):
     assert runs()[0].info.status == "RUNNING"
     bury(sleepy)
     assert (runs()[0].info.status, note.exists()) == ("KILLED", False)
+
+
+def test_dvc_that_dies_is_no_success(tiny, tmp_path, monkeypatch):
+    "As the kernel does where memory runs out: without a word of DVC's."
+    folder = copy_of(tiny, tmp_path)
+    kill = "import psutil\n[p.kill() for p in psutil.Process().parents() if {'dvc', 'repro'} <= set(p.cmdline())]\n"
+    write_notebook(folder / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 0", kill + FIRST)
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    with pytest.raises(StockmlError, match=r"^dvc repro ended with -9$"):
+        run_pipeline(say=lambda _: None)
+    assert runs()[0].info.status == "FAILED" and not (folder / "data/second.html").exists()
+
+
+def test_dvc_that_does_not_start_is_no_success(tiny, tmp_path, monkeypatch):
+    "Nor is it tried again for the rest of the pipeline."
+    folder = copy_of(tiny, tmp_path)
+    (folder / "dvc.py").write_text("print('tried', file=open('tried', 'a'))\nimport nothing_like_it")
+    set_params(folder, {"data": {"source": "csv", "csv": "mine.csv"}})
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    said = []
+    with pytest.raises(StockmlError, match=r"^dvc repro ended with 1$"):
+        run_pipeline(say=said.append)
+    assert said[-1] == "ModuleNotFoundError: No module named 'nothing_like_it'" and (folder / "tried").read_text() == "tried\n"
+
+
+def test_killed_stage_that_stood_alone(tiny):
+    "As `dvc repro` by hand starts it, or an experiment: what is at work is left in peace, what was killed is closed."
+    (tiny / "data/pid.txt").unlink(missing_ok=True)
+    with subprocess.Popen([COMMAND, "stage", "first", "-p", "sleep=300"], cwd=tiny, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as stage:
+        kernel = int(wait_for(tiny / "data/pid.txt"))
+        [note] = (tiny / "runs").glob(".*.alone")
+        bury(tiny)
+        assert runs()[0].info.status == "RUNNING"
+        stage.kill()
+    assert gone(kernel)
+    bury(tiny)
+    assert (runs()[0].info.status, note.exists()) == ("KILLED", False)
+
+
+FAILS = """import os
+open(f"runs/.{os.environ['STOCKML_RUN']}.run", "w").write("half of it")
+print("Running stage 'first':\\nstockml: no luck\\nERROR: failed to reproduce 'first', exited with 1")
+raise SystemExit(255)"""
+
+
+def test_a_record_that_cannot_be_closed_does_not_hide_what_went_wrong(tiny, tmp_path, monkeypatch):
+    folder = copy_of(tiny, tmp_path)
+    (folder / "dvc.py").write_text(FAILS)
+    monkeypatch.setenv("STOCKML_ROOT", str(folder))
+    with pytest.raises(StockmlError, match=r"^no luck$"):
+        run_pipeline(say=lambda _: None)
+    with pytest.raises(RuntimeError, match=r"^no luck$"), _closing("a" * 32):  # no MLflow has that run
+        raise RuntimeError("no luck")
 
 
 def test_users_file_that_changed_behind_its_name_is_read_again(tiny, tmp_path, monkeypatch):

@@ -191,12 +191,45 @@ def test_a_run_that_was_begun_there_is_one_run(project, server, monkeypatch):
     assert sync(server, quiet)["runs"] == []
 
 
-def test_what_somebody_deleted_there_stays_deleted(project, server):
-    work(project)
+def test_how_it_ended_there_afterwards_stands(project, server, monkeypatch):
+    "An experiment's stages close and open their run: the last one failed on the server, or is still at it."
+    there, tomorrow = tracking.connect(server), int(time.time() + 86_400) * 1000
+    for token, status in (("failed", "FAILED"), ("under way", "RUNNING")):
+        monkeypatch.setenv(tracking.TOKEN, token)
+        work(project)
+        last = there.create_run(tracking.experiment_of(there), tomorrow, {"stockml.run": token}).info.run_id
+        if status == "FAILED":
+            there.set_terminated(last, status, tomorrow + 1)
+        assert [r["to"] for r in sync(server, quiet)["runs"] if not r["trial"]] == [last]
+        info = there.get_run(last).info
+        assert (info.status, info.end_time) == (status, tomorrow + 1 if status == "FAILED" else None)
+
+
+def test_what_somebody_deleted_there_stays_deleted(project, server, bundle_folder):
+    "With its trials, also new ones, and its models."
+    run = work(project, bundle_folder)
     [to] = [r["to"] for r in sync(server, quiet)["runs"] if not r["trial"]]
     there = tracking.connect(server)
+    there.delete_model_version("stockml", "1")
     there.delete_run(to)
-    assert sync(server, quiet)["runs"] == [] and len(tracking.find_runs(there)) == 2
+    tracking.log_trial(run, 2, {"depth": 5}, .8)
+    told = sync(server, quiet)
+    assert (told["runs"], told["versions"], told["aliases"]) == ([], [], {})
+    assert len(tracking.find_runs(there)) == 2 and not there.search_model_versions()
+
+
+def test_history_has_each_run_once_wherever_it_is(project, server, monkeypatch):
+    "Copied; begun there and continued here; only here."
+    copied = work(project)
+    [to] = [r["to"] for r in sync(server, quiet)["runs"] if not r["trial"]]
+    begun = tracking.join_run(tracking.connect(server), "train")
+    tracking.join_run(tracking.connect(), "train", continues=begun)
+    waits = work(project)
+    monkeypatch.setattr(tracking, "places", lambda: [server, tracking.local_uri()])
+    assert tracking.history()["run_id"].tolist() == [waits, begun, to]
+    assert tracking.history(2)["run_id"].tolist() == [waits, begun]
+    monkeypatch.setattr(tracking, "places", lambda: [tracking.local_uri()])
+    assert len(tracking.history()) == 3 and copied in set(tracking.history()["run_id"])
 
 
 def test_an_alias_does_not_leave_a_newer_model(project, server, bundle_folder):

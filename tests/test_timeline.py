@@ -84,3 +84,17 @@ def test_the_command(project):
     assert [e["what"] for e in theirs["events"]] == ["refused"] and len(theirs["decisions"]) == 1
     assert call("history", "--who", "nobody", "--json").json() == {"runs": [], "decisions": [], "events": []}
     assert [line.split()[0] for line in call("history", "--limit", "3").out.splitlines()[1:]] == ["2000-09-30"] * 2
+
+
+def test_the_command_without_the_server(project, monkeypatch):
+    "The other books need none, nor do the runs that are kept here; with nothing to show, silence would look like an answer."
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    told = call("history", "--json")
+    assert [e["what"] for e in told.json()["events"]] == ["refused", "retrained", "data"]
+    assert told.err.startswith("MLflow at http://127.0.0.1:9 is down (") and told.err.count("\n") == 1
+    assert "no runs yet" not in call("history").out
+    nobody = call("history", "--who", "nobody")
+    assert (nobody.code, nobody.out) == (1, "") and nobody.err.startswith("stockml: MLflow at http://127.0.0.1:9 is down (")
+    run = tracking.join_run(tracking.connect(tracking.local_uri()), "train")
+    told = call("history", "--json")
+    assert [r["run_id"] for r in told.json()["runs"]] == [run] and told.err.startswith("MLflow at http://127.0.0.1:9 is down (")

@@ -15,6 +15,7 @@ import pytest
 from stockml import tracking
 from stockml.config import StockmlError
 from stockml.lineage import code_version, who
+from stockml.sync import sync
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +248,48 @@ class TestServerThatIsDown:
         assert str(tmp_path / "mlflow.db") in said
         assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
+    @pytest.mark.parametrize("stage", [False, True])
+    def test_what_a_person_registers_meanwhile_is_a_closed_run(self, down, monkeypatch, tmp_path, stage):
+        "A stage closes its run itself."
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+        monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+        monkeypatch.delenv(tracking.TOKEN, raising=False)
+        if stage:
+            monkeypatch.setenv("MLFLOW_RUN_ID", "a" * 32)
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle/manifest.json").write_text("{}")
+        assert tracking.register("a" * 32, tmp_path / "bundle") == "1"
+        [kept] = tracking.find_runs(tracking.connect())
+        assert (kept.info.status, kept.data.tags["stockml.continues"]) == ("RUNNING" if stage else "FINISHED", "a" * 32)
+
     def test_server_that_answers_is_left_in_peace(self, monkeypatch, capsys):
         "Also one that wants a password; one whose gateway is alone is down."
         for code, there in ((200, True), (401, True), (502, False)):
             with server(code) as uri:
+                for address in (uri, uri.replace("//", "//ada:s3c@ret@")):
+                    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+                    tracking.fall_back()
+                    assert (tracking.tracking_uri() == address) is there
+        said = capsys.readouterr().err
+        assert said.count("\n") == 2 and said.splitlines()[1].startswith("MLflow at http://ada:***@127.0.0.1:")
+
+    def test_server_that_does_not_let_us_in_is_not_called_down(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("STOCKML_ROOT", str(tmp_path))
+        for code, what in ((401, "does not let us in"), (403, "does not let us in"), (404, "is down")):
+            with server(code) as uri:
                 monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-                tracking.fall_back()
-                assert (tracking.tracking_uri() == uri) is there
-        assert capsys.readouterr().err.count("\n") == 1
+                said = []
+                assert tracking.record(None, "train", lambda client, run: "kept here", said.append) == "kept here"
+            assert said[0].startswith(f"MLflow at {uri} {what} (") and str(code) in said[0] and "kept in" in said[0]
+
+    def test_no_password_is_told(self, down, monkeypatch):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", down.replace("//", "//ada:s3cret@"))
+        assert sync(tracking.tracking_uri())["to"] == down.replace("//", "//ada:***@")
+        for work in (tracking.connect, tracking.history, lambda: tracking.close_runs("token", "FAILED")):
+            with pytest.raises(StockmlError, match=r"^MLflow at http://ada:\*\*\*@127") as e:
+                work()
+            assert "s3cret" not in str(e.value)
 
 
 @contextmanager

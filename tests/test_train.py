@@ -235,6 +235,14 @@ def test_folds_that_saw_something_else_are_walked_again(panel, last_month, small
     pd.testing.assert_frame_equal(again, walked(panel, small_params, trees, None, []), check_exact=True)
 
 
+@pytest.mark.parametrize("what", ["code_hash", "pick_device"])
+def test_folds_of_other_code_or_another_device_are_walked_again(panel, scales, small_params, trees, monkeypatch, what):
+    "With `model.device: auto` the parameters say nothing of a GPU."
+    monkeypatch.setattr(f"stockml.train.{what}", lambda *_: "another")
+    again = walked(panel, small_params, trees, scales, said := [])
+    assert len(said) == 4 * len(again.attrs["folds"])
+
+
 def test_scales_that_cannot_be_read_are_not_kept(tmp_path):
     assert last_scales(tmp_path / "none.parquet") is None
     (tmp_path / "half.parquet").write_bytes(b"PAR1half")

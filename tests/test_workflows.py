@@ -102,7 +102,8 @@ def test_the_site_is_published_from_main_only_by_a_job_that_runs_nothing_of_ours
     assert flow[True] == {"push": {"branches": ["main"]}, "pull_request": None}
     build, publish = flow["jobs"]["build"], flow["jobs"]["publish"]
     assert "permissions" not in build and [s["run"] for s in build["steps"] if "run" in s] == ["make docs"]
-    assert publish["if"] == "github.event_name == 'push'" and publish["permissions"] == {"pages": "write", "id-token": "write"}
+    assert publish["if"] == "github.event_name == 'push' && vars.PAGES != 'reports'"  # GitHub Pages holds one site
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"}
     assert [s["uses"].partition("@")[0] for s in publish["steps"]] == ["actions/deploy-pages"]
 
 
@@ -135,6 +136,14 @@ def test_what_the_form_says_reaches_make(root):
     [env] = [step["env"] for step in steps(train) if step.get("run") == "make train"]
     assert all(f"inputs.{name}" in env[name.upper()] for name in inputs if name != "propose")
     assert "inputs.propose" in train["jobs"]["propose"]["if"]
+
+
+def test_make_release_does_not_run_what_a_tag_is_called(root, tmp_path):
+    trap = tmp_path / "trap"
+    env = os.environ | {"TAG": f"v0'; touch {trap}; '$(shell touch {trap})", "REGISTRY": "r"}
+    done = subprocess.run(["make", "-o", "setup", "release"], cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and f"tag {env['TAG']} is not the version in settings.ini" in done.stderr
+    assert not trap.exists()
 
 
 def make_train(root, folder, script: str, **values: str) -> str:
