@@ -113,7 +113,7 @@ def decaying(
 
     return lfilter([1.], [1., -decay], x, zi=decay * np.asarray(start)[..., None])[0]
 
-
+# %% ../nbs/04_features.ipynb #16f5c189
 def ewma(
     x: np.ndarray, # (..., n) all known but the first
     decay: float, # a session

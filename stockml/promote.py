@@ -290,7 +290,7 @@ def promote_and_register(
     except StockmlError as e:
         return decision, f"not registered: {e}"
 
-
+# %% ../nbs/22_promote.ipynb #d85b3eed
 def must_serve(
     champion: Path, # folder of a bundle
     decision: Decision, # the newest
@@ -300,7 +300,7 @@ def must_serve(
         raise BadInput(f"the gate refused the first model, so none can serve: {'; '.join(decision.reasons)}; bring longer histories "
                        "or more stocks, or change the gate in params.yaml")
 
-
+# %% ../nbs/22_promote.ipynb #1c9ae6d1
 def _register(run: str | None, folder: Path, aliases: tuple[str, ...], promoted: bool) -> str:
     "Register a bundle under a run that MLflow knows; say what was done."
     if not run:

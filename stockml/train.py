@@ -68,7 +68,7 @@ def fold_keys(
         keys[str(fold.number)] = hashlib.sha256(what).hexdigest()
     return keys
 
-
+# %% ../nbs/17_train.ipynb #52ebef9a
 def last_scales(
     path: Path, # Parquet
 ) -> pd.DataFrame | None: # None: there is none, or it cannot be read

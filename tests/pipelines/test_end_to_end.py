@@ -196,7 +196,8 @@ def test_executed_notebooks(project, stage):
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert all(c.execution_count for c in code)
     assert any(c.outputs for c in code)
-    assert not [o for c in code for o in c.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    bad = [o for c in code for o in c.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert not [o for o in bad if not o.get("text", "").lstrip("\r").startswith("search: ")]  # its progress, where it takes long
     page = (project / f"runs/{stage}.html").read_text()
     assert not re.findall(r'(?:src|href)="https?:[^"]+"', page.partition("<main>")[0])  # it opens without a network
 

@@ -153,9 +153,9 @@ class TestBadDays:
 
     def test_a_day_that_takes_too_long(self, store, days, scrape):
         days.market.clock = DAYS[0]
-        with follower(store, base_url=days.url, timeout_s=4) as scrape_to:
-            days.market.faults.slow = 30
-            with pytest.raises(BadInput, match=r"^exchange: not done after 4 s; the next call goes on$"):
+        with follower(store, base_url=days.url, timeout_s=8) as scrape_to:
+            days.market.faults.slow = 60
+            with pytest.raises(BadInput, match=r"^exchange: not done after 8 s; the next call goes on$"):
                 scrape_to(DAYS[0])
             days.market.faults.slow = 0
             assert scrape_to(DAYS[0])["added"] == 3
@@ -213,7 +213,7 @@ class TestCommand:
         assert done.stderr.count(f"3/3 {', '.join(TICKERS)}: 3 new, 0 restated") == 2  # one write of the store a day
 
     def test_on_a_leash_it_ends_at_once(self, command, days):
-        days.market.faults.slow = 30
+        days.market.faults.slow = 60
         begun = time.monotonic()
         assert command(f"{DAYS[0]}\n", "-s", "LEASH=1").returncode == 1
         assert time.monotonic() - begun < 25
