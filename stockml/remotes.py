@@ -256,10 +256,9 @@ def add_remote(
     local: bool = False, # for this clone only, in .dvc/config.local
 ) -> Remote:
     "Set a remote up. `BadInput` before anything is written if DVC could not use it. What it gives is always checked against its hash."
-    settings = settings or {}
+    settings, place = settings or {}, read_url(url, root)
     secrets = {k: str(Path(v).expanduser().resolve()) if k in FILES else v for k, v in (secrets or {}).items()} # DVC looks from .dvc
     read_name(name)
-    place = read_url(url, root)
     check_settings(place, settings, secrets)
     with lock(root / ".dvc/tmp/config.lock", what="change of DVC's configuration", wait=True):
         there = read_remotes(root)

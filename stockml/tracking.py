@@ -50,7 +50,7 @@ def is_server(
     "Is it another machine's business?"
     return uri.startswith(("http://", "https://"))
 
-
+# %% ../nbs/18_tracking.ipynb #dab58fcd
 def shown(
     text: str, # an address where runs are kept, or words with some in them
 ) -> str:

@@ -180,7 +180,6 @@ class Objects:
         logging.getLogger("dvc").setLevel(logging.CRITICAL) # it draws and warns; what matters we say ourselves
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
-
         try:
             self.root, self.repo = root, Repo(str(root))
         except DvcException as e: # there is none, or its configuration is broken
