@@ -31,6 +31,7 @@ TICKERS = ["AAPL", "BAC", "GE", "KO", "PFE", "XOM"]
 LIVE_OFF_ONE_RUN = {"browser", "pipelines", "test_reproduce.py"}  # of the main job, which takes a minute
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
 def pytest_collection_modifyitems(config, items):
     "A folder of tests, or a file, stays on one worker: its fixtures are dear, and its servers are its own."
     if config.pluginmanager.hasplugin("xdist"):
