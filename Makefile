@@ -60,7 +60,7 @@ lint: setup ## style, floors, workflows
 	zizmor --offline --quiet .github/workflows
 
 unit: setup ## pytest with coverage; what lives through replays is replay-test
-	pytest -n 2 --dist loadgroup --cov --cov-report=term-missing --ignore=tests/replay
+	pytest -n 2 --dist loadfile --cov --cov-report=term-missing --ignore=tests/replay
 
 replay-test: setup ## replays that are killed, cut off and shaken, resumed to the same end; ten minutes
 	pytest tests/replay

@@ -28,18 +28,6 @@ from stockml.train import ship, walk  # noqa: E402
 TICKERS = ["AAPL", "BAC", "GE", "KO", "PFE", "XOM"]
 
 
-LIVE_OFF_ONE_RUN = {"browser", "pipelines", "test_reproduce.py"}  # of the main job, which takes a minute
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
-def pytest_collection_modifyitems(config, items):
-    "A folder of tests, or a file, stays on one worker: its fixtures are dear, and its servers are its own."
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            part = item.path.relative_to(ROOT / "tests").parts[0]
-            item.add_marker(pytest.mark.xdist_group("one run" if part in LIVE_OFF_ONE_RUN else part))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The checkout."
