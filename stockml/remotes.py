@@ -158,7 +158,7 @@ class Remote(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name} ({self.url})"
 
-
+# %% ../nbs/34_remotes.ipynb #25d65448
 def config_of(
     root: Path, # of the project
 ) -> Any: # dvc.config.Config
@@ -195,7 +195,7 @@ def read_remotes(
     return [Remote(name, url(given), name == default, {k: str(v) for k, v in given.items() if k != "url" and k not in SECRET},
                    sorted(SECRET & given.keys()), where[name]) for name, given in found.items() if name in where]
 
-
+# %% ../nbs/34_remotes.ipynb #68912d31
 def find_remote(
     root: Path, # of the project
     name: str | None = None, # None = the default
@@ -256,9 +256,10 @@ def add_remote(
     local: bool = False, # for this clone only, in .dvc/config.local
 ) -> Remote:
     "Set a remote up. `BadInput` before anything is written if DVC could not use it. What it gives is always checked against its hash."
-    settings, place = settings or {}, read_url(url, root)
+    settings = settings or {}
     secrets = {k: str(Path(v).expanduser().resolve()) if k in FILES else v for k, v in (secrets or {}).items()} # DVC looks from .dvc
     read_name(name)
+    place = read_url(url, root)
     check_settings(place, settings, secrets)
     with lock(root / ".dvc/tmp/config.lock", what="change of DVC's configuration", wait=True):
         there = read_remotes(root)
@@ -269,13 +270,18 @@ def add_remote(
             home[section(name)] = {"url": place, **settings, "verify": "true"}
             if secrets:
                 mine.setdefault(section(name), {}).update(secrets)
-            now = next((r for r in there if r.default), None)
-            first = not now or not (local or any(r.where == ".dvc/config" for r in there)) # the team had none
-            if default or (first and now and now.name == OWN):
-                mine.get("core", {}).pop("remote", None) # it would shadow the shared one
-            if default or first:
-                home.setdefault("core", {})["remote"] = name
+            _set_default(name, home, mine, there, default, local)
     return find_remote(root, name)
+
+# %% ../nbs/34_remotes.ipynb #78c609d8
+def _set_default(name: str, home: Any, mine: Any, there: list[Remote], asked: bool, local: bool) -> None:
+    "The first remote is the default, of the team as of a clone; the folder that a push made up gives way."
+    now = next((r for r in there if r.default), None)
+    first = not now or not (local or any(r.where == ".dvc/config" for r in there)) # the team had none
+    if asked or (first and now and now.name == OWN):
+        mine.get("core", {}).pop("remote", None) # it would shadow the shared one
+    if asked or first:
+        home.setdefault("core", {})["remote"] = name
 
 # %% ../nbs/34_remotes.ipynb #f619c7b6
 def remove_remote(
@@ -365,7 +371,7 @@ def check_remote(
             fs.remove(path)
     return time.monotonic() - begun
 
-
+# %% ../nbs/34_remotes.ipynb #43cda38e
 def filesystem(
     root: Path, # of the project
     remote: Remote,
@@ -395,7 +401,7 @@ def endpoint(
     account = parts.get("AccountName") or given.get("account_name")
     return parts.get("BlobEndpoint") or (f"https://{account}.blob.core.windows.net" if account else None)
 
-
+# %% ../nbs/34_remotes.ipynb #20e59683
 def reach(
     root: Path, # of the project
     remote: Remote,
@@ -425,7 +431,7 @@ class Heard(logging.Handler):
         if record.exc_info and record.exc_info[1]:
             self.errors.append(record.exc_info[1])
 
-
+# %% ../nbs/34_remotes.ipynb #226bc35d
 @contextmanager
 def quiet() -> Iterator[Heard]:
     "DVC and the cloud libraries print nothing of their own."
