@@ -87,7 +87,10 @@ def source(*lines: str) -> dict:
 def repo(tmp_path) -> Repo:
     "With git told, but without the hook."
     made = Repo(tmp_path / "repo")
-    made.git("config", "include.path", "../.gitconfig")
+    (made.folder / ".git/stockml").mkdir()
+    for name in (".gitconfig", ".ci/notebook.py"):
+        shutil.copy(made.folder / name, made.folder / ".git/stockml")
+    made.git("config", "include.path", "stockml/.gitconfig")
     return made
 
 
@@ -126,14 +129,11 @@ def test_rebase_of_a_commit_whose_message_has_an_apostrophe(repo):
     assert not (repo.folder / "hit").exists()
 
 
-@pytest.mark.parametrize("spoil", ["no nbdime", "no notebook", "no script"])
+@pytest.mark.parametrize("spoil", ["no nbdime", "no notebook"])
 def test_what_cannot_be_merged_by_cells_is_merged_as_text(repo, spoil):
     repo.sides({f"c{FIRST}": source("a = 'ours'")}, {f"c{FIRST}": source("a = 'theirs'")})
     if spoil == "no nbdime":
         repo.env["PATH"] = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not Path(p, "nbmerge").exists())
-    if spoil == "no script":
-        (repo.folder / ".ci/notebook.py").unlink()
-        repo.commit("none")
     if spoil == "no notebook":
         repo.notebook.write_text("{" + repo.notebook.read_text())
         repo.commit("spoilt")
@@ -142,7 +142,7 @@ def test_what_cannot_be_merged_by_cells_is_merged_as_text(repo, spoil):
     assert "<<<<<<<" in text
     assert "a = 'ours'" in text
     assert "a = 'theirs'" in text
-    assert spoil == "no script" or "merged as text" in told
+    assert "merged as text" in told
     assert "a = 'theirs'" in repo.git("diff")
 
 
@@ -161,9 +161,21 @@ def test_diff_shows_what_matters(repo):
     assert len(shown) < 3000
     repo.commit("changed")
     assert "+new = 1\n" in repo.git("log", "-p", "-1")
-    (repo.folder / ".ci/notebook.py").unlink()
-    repo.change(**{f"c{FIRST}": source("plain = 1")})
-    assert "plain = 1" in repo.git("diff", "--", NOTEBOOK), "without the script git goes on as it always did"
+
+
+def test_git_runs_nothing_of_a_branch_that_is_only_looked_at(tmp_path):
+    repo = Repo(tmp_path / "repo")
+    repo.make("git")
+    repo.sides({f"c{FIRST}": source("a = 1")}, {f"c{THIRD}": source("b = 1")})
+    repo.git("checkout", "-q", "theirs")
+    (repo.folder / ".ci/notebook.py").write_text("import pathlib\npathlib.Path('hit').touch()\n")
+    (repo.folder / ".gitconfig").write_text("[core]\n\tfsmonitor = touch hit; false\n[alias]\n\tdiff = !touch hit\n")
+    repo.commit("a trap")
+    repo.git("status")
+    assert "+b = 1" in repo.git("diff", "main", "--", NOTEBOOK)
+    repo.git("merge", "--no-edit", "main")
+    assert [repo.cells()[n].source for n in (FIRST, THIRD)] == ["a = 1", "b = 1"]
+    assert not (repo.folder / "hit").exists()
 
 
 def test_installed_once_and_kept(tmp_path):
@@ -179,7 +191,11 @@ def test_installed_once_and_kept(tmp_path):
     assert "migration mode" in told
     assert repo.git("config", "merge.notebook.driver").startswith("f() {")
     assert repo.make("git") + repo.make("hooks") == "", "nothing is left to do"
-    assert repo.git("config", "--get-all", "include.path") == "../.gitconfig\n"
+    repo.git("config", "--add", "include.path", "../.gitconfig")  # of an earlier version
+    (repo.folder / ".git/stockml/notebook.py").write_text("old")
+    assert repo.make("git") == ""
+    assert repo.git("config", "--get-all", "include.path") == "stockml/.gitconfig\n"
+    assert (repo.folder / ".git/stockml/notebook.py").read_bytes() == (ROOT / ".ci/notebook.py").read_bytes()
     (repo.folder / "note.txt").write_text("x")
     repo.git("add", "-A")
     assert "a hook of my own" in repo.git("commit", "-m", "note")
