@@ -125,7 +125,8 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def append(
-        self, lines: Iterable[Mapping[str, Any]], # from `event` or a service
+        self,
+        lines: Iterable[Mapping[str, Any]], # from `event` or a service
     ) -> None:
         "Write lines, all or none. They outlive this process at once, and the machine after the next `sync`."
         data = b"".join([ENCODE(line) + b"\n" for line in lines])

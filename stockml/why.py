@@ -208,7 +208,8 @@ def training_of(
 
 # %% ../nbs/32_why.ipynb #adebc610
 def proofs(
-    root: Path, found: Found, # the forecast
+    root: Path, # of the project
+    found: Found, # the forecast
     manifest: dict, # of the model
     gate: dict | None, # the decision that let it serve
     training: dict | None, # the journal's line about it
