@@ -8,10 +8,12 @@ __all__ = ['who', 'now', 'code_version', 'code_hash', 'provenance']
 # %% ../nbs/16_lineage.ipynb #521bdc3a
 import getpass
 import hashlib
+import json
 import subprocess
-import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 from .config import project_root
@@ -45,12 +47,14 @@ def code_version() -> dict[str, str | bool | None]: # commit (40 hex digits), di
     return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", ".", ":!dvc.lock"))}
 
 
-def code_hash() -> str: # 64 hex digits
-    "What computes here: every module of this package, and the versions of the libraries that do the arithmetic."
-    digest = hashlib.sha256(repr([(name, version(name)) for name in ("arch", "numpy", "pandas", "scipy", "xgboost")]).encode())
-    for module in sorted(Path(sys.modules[__package__ or "stockml"].__file__).parent.glob("*.py")):
-        digest.update(module.read_bytes())
-    return digest.hexdigest()
+def code_hash(
+    modules: Iterable[str] | None = None, # of this package; None = all
+    libraries: Iterable[str] = ("arch", "numpy", "pandas", "scipy", "xgboost"), # whose version counts
+) -> str: # 64 hex digits
+    "What computes here: modules by their content, and the versions of the libraries that do the arithmetic."
+    names = sorted(p.stem for p in Path(str(files("stockml"))).glob("*.py")) if modules is None else modules
+    text = b"".join((files("stockml") / f"{name}.py").read_bytes() for name in names)
+    return hashlib.sha256(text + json.dumps([version(name) for name in libraries]).encode()).hexdigest()
 
 # %% ../nbs/16_lineage.ipynb #dacb9fdb
 def provenance(

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'LUCK', 'WARM_UP', 'CODE', 'ADDRESS', 'scale_losses', 'Arena', 'losses_upto', 'arena', 'model_of',
-           'fold_scales', 'relative_losses', 'Tried', 'suggest', 'batches', 'propose', 'limits', 'code_hash',
+           'fold_scales', 'relative_losses', 'Tried', 'suggest', 'batches', 'propose', 'limits', 'search_code',
            'fingerprint', 'remembered', 'keep', 'finished', 'local_client', 'knock', 'cluster_client', 'workers',
            'walk_batch', 'verdict', 'progress', 'search']
 
 # %% ../nbs/20_search.ipynb #29936f8a
 import asyncio
 import hashlib
-import json
 import os
 import sys
 import warnings
@@ -20,8 +19,6 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +31,7 @@ from .config import BadInput, Params, StockmlError
 from .evaluate import walk_forward
 from .files import lock
 from .forecaster import TREES, XgbScale, pick_device
+from .lineage import code_hash
 from .schema import QUANTILES
 from .score import diebold_mariano, pinball
 from .split import Fold, folds, in_fold
@@ -231,11 +229,9 @@ def limits(
 CODE = ("baselines", "calibrate", "evaluate", "features", "forecaster", "garch", "schema", "score", "search", "split", "targets")
 
 
-def code_hash() -> str: # 16 hex digits
+def search_code() -> str: # 16 hex digits
     "The modules and libraries that decide what a trial reaches."
-    text = b"".join((files("stockml") / f"{name}.py").read_bytes() for name in CODE)
-    libraries = [version(name) for name in ("numpy", "optuna", "pandas", "xgboost")]
-    return hashlib.sha256(text + json.dumps(libraries).encode()).hexdigest()[:16]
+    return code_hash(CODE, ("numpy", "optuna", "pandas", "xgboost"))[:16]
 
 
 def fingerprint(
@@ -244,7 +240,7 @@ def fingerprint(
     params: Params,
 ) -> str: # 16 hex digits
     "All that decides the outcome of a search. More trials are the same search."
-    decisive = [where.horizons, where.plan, model.keywords, TREES, params.search.batch, code_hash()]
+    decisive = [where.horizons, where.plan, model.keywords, TREES, params.search.batch, search_code()]
     h = hashlib.sha256(repr(decisive).encode())
     for table in (where.features, where.targets):
         h.update(repr(list(table.columns)).encode())
@@ -364,7 +360,7 @@ def cluster_client(
             client.wait_for_workers(1, timeout=patience)
         except TimeoutError:
             raise BadInput(f"{ADDRESS}={address}: it has no workers: start some with `dask worker {address}`") from None
-        other = [worker for worker, code in client.run(code_hash, on_error="return").items() if code != code_hash()]
+        other = [worker for worker, code in client.run(search_code, on_error="return").items() if code != search_code()]
         if other:
             raise BadInput(f"{ADDRESS}={address}: {other[0]} runs other code: install this stockml and the same libraries there")
         yield client
