@@ -6,8 +6,7 @@
 __all__ = ['app', 'ENOUGH', 'MARGIN', 'FORMS', 'main', 'run', 'finish', 'links', 'where_to_look', 'stage', 'ingest', 'forecast',
            'champion', 'history_of', 'explain', 'evaluate', 'walked', 'panel_for', 'span', 'warm_up', 'best_trees',
            'print_known', 'score', 'tell', 'read_forecasts', 'print_scores', 'table_text', 'print_breakdown',
-           'backtest', 'promote', 'history', 'retrain', 'journal_folder', 'monitor', 'replay', 'why', 'serve',
-           'request', 'version']
+           'backtest', 'promote', 'history', 'retrain', 'monitor', 'replay', 'why', 'serve', 'request', 'version']
 
 # %% ../nbs/43_cli.ipynb #15752476
 import json
@@ -27,7 +26,7 @@ from . import __version__
 from .config import BadInput, StockmlError, load_params, project_root
 from .files import plain, read_json
 from .team import app as team, push_out
-from .terminal import AsJson, Changes, note, progress, read_changes, read_day, read_horizons, show
+from .terminal import AsJson, Changes, journal_folder, note, progress, read_changes, read_day, read_horizons, show
 
 # %% ../nbs/43_cli.ipynb #59556ff8
 app = typer.Typer(help="Forecast how far stock prices will move, honestly, and know afterwards where each forecast came from.",
@@ -593,11 +592,6 @@ def retrain(
     verdict = "promoted" if done["promoted"] else "refused: " + "; ".join(done["reasons"])
     show(done, f"trained as of {done['as_of']} in {done['seconds']:.0f} s, commit {done['commit']}: {verdict}", as_json)
 
-
-def journal_folder() -> Path:
-    "Where this project's journal is: `STOCKML_JOURNAL`, or `journal/`."
-    return Path(os.environ.get("STOCKML_JOURNAL") or project_root() / "journal")
-
 # %% ../nbs/43_cli.ipynb #2a172fa5
 @app.command()
 def monitor(
@@ -657,11 +651,8 @@ def why(
     from stockml.prices import read_bars
     from stockml.why import as_text, why as ask, write_answer
 
-    root = folder.resolve() if folder else project_root()
-    if folder:
-        os.environ["STOCKML_ROOT"] = str(root)
-    facts = ask(root, root / "journal" if folder else journal_folder(), forecast_id,
-                lambda ticker: read_bars(root / "data/bars.parquet", tickers=[ticker]))
+    journal, root = journal_folder(folder), project_root()
+    facts = ask(root, journal, forecast_id, lambda ticker: read_bars(root / "data/bars.parquet", tickers=[ticker]))
     if html:
         write_answer(facts, html)
     show(facts, as_text(facts) + (f"\n\n{html}" if html else ""), as_json)

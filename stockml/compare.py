@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config import BadInput, StockmlError
+from .lineage import git
 
 # %% ../nbs/39_compare.ipynb #cd8aff13
 def commit_of(
@@ -23,12 +24,10 @@ def commit_of(
     name: str, # branch, tag, commit, or a DVC experiment
 ) -> str: # 40 hex digits
     "The commit that a name stands for. `BadInput` if there is none."
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
-
-    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", root=root)
     if not found and re.fullmatch(r"[\w.-]+", name):
-        found = git("for-each-ref", "--sort=-committerdate", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{name}")
+        newest = "--sort=-committerdate", "--count=1", "--format=%(objectname)"
+        found = git("for-each-ref", *newest, f"refs/exps/*/*/{name}", root=root)
     if not found:
         raise BadInput(f"{name}: no branch, tag, commit or experiment of that name in {root}")
     return found
@@ -113,7 +112,7 @@ def verdict(
     by = {c.key: c for c in found.metrics}
     if not any(known(c) for c in found.metrics):
         side = found.head if any(c.old is not None for c in found.metrics) else found.base
-        return f"The figures of {side} are neither here nor at a remote, so nothing can be compared: run the pipeline there, or dvc pull."
+        return f"The figures of {side} are neither here nor at a remote, so nothing can be compared: run the pipeline there first."
     moved = [c for c in found.metrics if known(c) and not same(c.old, c.new)]
     if not moved:
         return "No figure differs." + (" The parameters do: was the pipeline run with them?" if found.params else "")

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 from .config import BadInput, StockmlError, load_params, project_root
 from .files import read_json
-from .lineage import code_version, who
+from .lineage import code_version, git, who
 from .remotes import read_remotes
 
 # %% ../nbs/40_doctor.ipynb #e3901ef7
@@ -222,25 +222,16 @@ def check_conflicts(root: Path) -> Finding:
     return Finding("ok", "no notebook holds one")
 
 # %% ../nbs/40_doctor.ipynb #17a4204e
-def _git(root: Path, *args: str) -> str | None:
-    "What git answers there; None without git, outside a repository, or if it answers no."
-    try:
-        done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=20, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 @check
 def check_hooks(root: Path) -> Finding:
     "Are the hooks installed, and git told how notebooks are compared and merged?"
-    if _git(root, "rev-parse", "--git-dir") is None:
+    if git("rev-parse", "--git-dir", root=root) is None:
         return Finding("info", "no git repository, so no hooks")
-    hook = root / _git(root, "rev-parse", "--git-path", "hooks/pre-commit")
+    hook = root / git("rev-parse", "--git-path", "hooks/pre-commit", root=root)
     parts = {"the hook before a commit": hook.exists() and "pre-commit.com" in hook.read_text(errors="replace"),
-             "the comparing of notebooks": _git(root, "config", "diff.notebook.textconv"),
-             "the merging of notebooks": _git(root, "config", "merge.notebook.driver")}
-    if own := _git(root, "config", "core.hooksPath"):
+             "the comparing of notebooks": git("config", "diff.notebook.textconv", root=root),
+             "the merging of notebooks": git("config", "merge.notebook.driver", root=root)}
+    if own := git("config", "core.hooksPath", root=root):
         return Finding("warn", f"core.hooksPath is {own}, where git finds none of ours", "git config --unset core.hooksPath && make hooks")
     if missing := [name for name, there in parts.items() if not there]:
         return Finding("warn", f"not installed: {', '.join(missing)}", "make hooks")
@@ -250,7 +241,7 @@ def check_hooks(root: Path) -> Finding:
 @check
 def check_identity(root: Path) -> Finding:
     "Does git know who works here?"
-    if _git(root, "config", "user.name") and _git(root, "config", "user.email"):
+    if git("config", "user.name", root=root) and git("config", "user.email", root=root):
         return Finding("ok", who())
     return Finding("warn", f"git knows no name or address: runs would be signed {who()}, commits fail",
                    'git config --global user.name "Your Name" && git config --global user.email you@example.com')
@@ -264,7 +255,7 @@ def check_tree(root: Path) -> Finding:
         return Finding("warn", "no commit: nothing that runs here can be traced to its code",
                        "git init && git add -A && git commit -m begin")
     if dirty:
-        changed = [line.split(maxsplit=1)[1] for line in _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock").splitlines()]
+        changed = [line.split(maxsplit=1)[1] for line in git("status", "--porcelain", "--", ".", ":!dvc.lock", root=root).splitlines()]
         return Finding("warn", f"{commit[:9]} and changes that are in no commit: {_few(changed)}", "git add -A && git commit")
     return Finding("ok", f"{commit[:9]}, nothing uncommitted")
 
@@ -272,7 +263,7 @@ def check_tree(root: Path) -> Finding:
 @check
 def check_clock(root: Path) -> Finding:
     "Can the clock be right? Nothing that is here may come from the future."
-    now, commit = time.time(), int(_git(root, "log", "-1", "--format=%ct") or 0)
+    now, commit = time.time(), int(git("log", "-1", "--format=%ct", root=root) or 0)
     if commit > now + 86400:
         return Finding("error", f"{time.strftime('%Y-%m-%d', time.gmtime(now))} is before the newest commit, "
                        f"{time.strftime('%Y-%m-%d', time.gmtime(commit))}", "sudo timedatectl set-ntp true")

@@ -379,7 +379,6 @@ def filesystem(
     "DVC's own way to a remote. ImportError without its package."
     from dvc.fs import get_cloud_fs
 
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false") # it asks over gRPC what few servers but Google's own can answer
     cls, config, path = get_cloud_fs(dict(config_of(root)), name=remote.name)
     return cls(**config), path
 
@@ -437,6 +436,7 @@ def quiet() -> Iterator[Heard]:
     "DVC and the cloud libraries print nothing of their own."
     import dvc.logger # noqa: F401 (it sets its handlers when it is imported)
 
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false") # else it asks over gRPC what few servers can answer
     heard, loggers = Heard(), [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects", "asyncio", "azure", "gcsfs")]
     before = [(log, log.handlers, log.propagate) for log in loggers]
     for log in loggers:
@@ -514,7 +514,6 @@ def opened(
     from dvc.lock import LockError
     from dvc.repo import Repo, lock_repo
 
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     with quiet() as heard:
         try:
             checked = {"core": {"remote": remote.name}, "remote": {remote.name: {"verify": True}}}

@@ -184,10 +184,11 @@ def set_as_run(
     "Give the clone the parameters of a run."
     run, doubts, logged = manifest.get("run_id"), [], {}
     if run and has_mlflow(root):
-        from stockml.tracking import connect # seconds, and only here
+        from stockml.tracking import connect, find_run # seconds, and only here
 
         try:
-            logged = connect().get_run(run).data.params
+            client = connect()
+            logged = client.get_run(find_run(client, run) or run).data.params
         except Exception as e: # MLflow's and its database's
             doubts.append(f"MLflow does not tell the parameters of run {run}: {' '.join(str(e).split())[:100]}")
     path = place / "params.yaml"

@@ -15,7 +15,7 @@ import typer
 
 from . import remotes
 from .config import BadInput, StockmlError, project_root
-from .terminal import AsJson, note, progress, read_changes, show
+from .terminal import AsJson, journal_folder, note, progress, read_changes, show
 
 # %% ../nbs/42_team.ipynb #03a445ea
 app = typer.Typer()
@@ -250,10 +250,7 @@ def reproduce(
     """
     from stockml.reproduce import again, verdict_text
 
-    if folder:
-        os.environ["STOCKML_ROOT"] = str(folder.resolve())
-    root = project_root()
-    journal = Path(os.environ.get("STOCKML_JOURNAL") or root / "journal") if not folder else root / "journal"
+    journal, root = journal_folder(folder), project_root()
     with progress() as say:
         try:
             facts = again(root, journal, name, keep, force, say)

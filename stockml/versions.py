@@ -303,11 +303,9 @@ def trainings(root: Path) -> list[dict[str, Any]]: # run_id, data_sha256, who, t
     "The runs in MLflow that trained. [] where none is kept; `StockmlError` if it does not answer."
     if not has_mlflow(root):
         return []
-    from stockml.tracking import EXPERIMENT, connect # seconds, and only here
+    from stockml.tracking import connect, find_runs # seconds, and only here
 
-    client = connect()
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    runs = client.search_runs([experiment], "metrics.`train.seconds` > 0", max_results=10_000)
+    runs = find_runs(connect(), "metrics.`train.seconds` > 0")
     return [{"run_id": r.info.run_id, "data_sha256": r.data.tags.get("stockml.data"), "who": r.data.tags.get("mlflow.user"),
              "trained_at": pd.Timestamp(r.info.start_time, unit="ms", tz="UTC").isoformat(timespec="seconds")} for r in runs]
 
