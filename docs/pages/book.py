@@ -22,7 +22,7 @@ PARTS = (  # title, folder, numbers of the notebooks, what they are about
      "'how did you not see it coming?'"),
     ("Team", "team", range(34, 100), "What several people share, and the command line that all of it is used from."),
 )
-HOWTOS = ("forecast", "explain", "service", "deploy", "replay", "remotes", "versions", "mlflow", "experiments", "notebooks", "writing")
+HOWTOS = ("forecast", "explain", "service", "deploy", "replay", "remotes", "versions", "mlflow", "experiments", "notebooks")
 REFERENCE = ("PERFORMANCE",)  # of docs/*.md
 PICTURES = (".png", ".svg", ".jpg", ".webp")
 
