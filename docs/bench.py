@@ -273,7 +273,7 @@ def again() -> list[str]:
     subprocess.run(["stockml", "run"], cwd=ROOT, check=True, capture_output=True)
     status = [sys.executable, "-m", "dvc", "status", "-q"]
     a, b, ratio = compare(lambda: subprocess.run(["stockml", "run"], cwd=ROOT, check=True, capture_output=True),
-                          lambda: subprocess.run(status, cwd=ROOT, check=False, capture_output=True))
+                          lambda: subprocess.run(status, cwd=ROOT, check=True, capture_output=True))
     return [f"| `stockml run`, nothing changed | {a:.1f} s | `dvc status` | {b:.1f} s | {ratio:.2f} | 15 s |"]
 
 
