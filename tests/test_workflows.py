@@ -125,7 +125,8 @@ def test_who_may_write_runs_nothing_of_the_pipeline(root):
                 assert job["needs"] and "secrets." not in yaml.safe_dump(job)
                 targets = [step["run"].removeprefix("make ") for step in job["steps"] if "run" in step]
                 for target in targets:
-                    done = subprocess.run(["make", "-n", target], cwd=root, capture_output=True, text=True, check=True)
+                    command = ["make", "--no-print-directory", "-n", target]
+                    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
                     assert done.stdout.startswith("python3 .ci/github.py ") and len(done.stdout.splitlines()) == 1
     assert {k: v for k, v in found.items() if k in RIGHTS} == RIGHTS
 

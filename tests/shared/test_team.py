@@ -1,6 +1,5 @@
 "One MLflow for a whole team: runs in PostgreSQL, files in S3, and what happens when one of the three servers does not."
 
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -45,18 +44,13 @@ def children(client, run: str) -> list:
     return tracking.find_runs(client, f"tags.`mlflow.parentRunId` = '{run}'")
 
 
-def test_four_people_at_once(team, s3, bundle_folder, tmp_path, capfd, monkeypatch):
+def test_four_people_at_once(team, s3, bundle_folder, tmp_path):
     "All is there, under their names; the files lie in S3 and come back through the server, to people who have no key of it."
-    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")  # as `connect` has it, which the import below comes before
-    context = multiprocessing.get_context("forkserver")  # processes of their own that need not import MLflow each
-    context.set_forkserver_preload(["mlflow", "stockml.tracking"])
-    people = [context.Process(target=person, args=(name, bundle_folder)) for name in PEOPLE]
-    for one in people:
-        one.start()
-    for one in people:
-        one.join(4 * PATIENCE)
-    said = capfd.readouterr()
-    assert ([one.exitcode for one in people], said.out, said.err) == ([0] * len(PEOPLE), "", "")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    people = [subprocess.Popen([sys.executable, __file__, name, bundle_folder], env=env, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for name in PEOPLE]
+    said = [one.communicate(timeout=4 * PATIENCE)[0] for one in people]
+    assert ([one.returncode for one in people], said) == ([0] * len(PEOPLE), [b""] * len(PEOPLE))
 
     client = tracking.connect()
     made = {r.data.tags["mlflow.user"]: r for r in tracking.find_runs(client, "tags.`mlflow.source.name` LIKE 'stockml %'")}
@@ -175,3 +169,7 @@ def test_server_that_dies_in_the_middle_of_a_stage(project, server, team, monkey
     again = call("sync", "--json").json()
     assert (again["runs"], again["there_already"], again["problems"]) == ([], 1, [])
     assert not list((project / "runs").glob(".*.run"))
+
+
+if __name__ == "__main__":
+    person(sys.argv[1], Path(sys.argv[2]))
