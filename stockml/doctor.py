@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 from .config import BadInput, StockmlError, load_params, project_root
 from .files import read_json
-from .lineage import code_version, git, who
+from .lineage import code_version, git, uncommitted, who
 from .remotes import read_remotes
 
 # %% ../nbs/40_doctor.ipynb #e3901ef7
@@ -255,9 +255,8 @@ def check_tree(root: Path) -> Finding:
         return Finding("warn", "no commit: nothing that runs here can be traced to its code",
                        "git init && git add -A && git commit -m begin")
     if dirty:
-        changed = [line.split(maxsplit=1)[1] for line in git("status", "--porcelain", "--", ".", ":!dvc.lock", root=root).splitlines()]
-        return Finding("warn", f"{commit[:9]} and changes that are in no commit: {_few(changed)}", "git add -A && git commit")
-    return Finding("ok", f"{commit[:9]}, nothing uncommitted")
+        return Finding("warn", f"{commit[:9]} and changes that are in no commit: {_few(uncommitted(root))}", "git add -A && git commit")
+    return Finding("ok", f"{commit[:9]}, no uncommitted code")
 
 # %% ../nbs/40_doctor.ipynb #1374f341
 @check

@@ -136,7 +136,9 @@ def _note(root: Path, token: str | None) -> Path:
 
 # %% ../nbs/24_pipeline.ipynb #5ec302c7
 def _load() -> None:
-    "While the notebook's kernel loads what it needs, load what the record of it will need."
+    "While the notebook's kernel loads what it needs, load what its page and its record will need."
+    import nbconvert # noqa: F401
+
     with contextlib.suppress(StockmlError): # said when it is needed
         tracking.connect()
 

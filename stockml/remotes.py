@@ -544,10 +544,10 @@ def push(
         lost = {str(out.def_path) for out in outs for oid in absent(repo, out) if not store.exists(oid)}
         if lost:
             raise BadInput(f"neither here nor in {remote}: {', '.join(sorted(lost))}; stockml run makes what dvc.lock names")
-        if again:
-            _send_again(repo, store, outs, heard)
         try:
             with watched(root, remote):
+                if again:
+                    _send_again(repo, store, outs)
                 files = repo.push(remote=remote.name, all_commits=everything)
         except UploadError as e:
             raise _unsent(remote, e.amount, heard) from e
@@ -576,7 +576,7 @@ def objects(repo: Any, out: Any) -> list[str]:
     return [out.hash_info.value]
 
 
-def _send_again(repo: Any, store: Any, outs: list, heard: Heard) -> None:
+def _send_again(repo: Any, store: Any, outs: list) -> None:
     "Put every object of the cache in place of the remote's; one that is damaged here is not sent."
     from dvc_data.hashfile.hash import file_md5
 

@@ -39,8 +39,8 @@ from .prices import read_bars
 from .promote import decisions
 from .retrain import set_params
 from .runner import run_notebook
-from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, has_mlflow, inside, manifests, state,
-                              version_of, versions, whole)
+from .versions import (MODEL, STORE, Objects, Version, at_hand, copy, digests, fetch, has_mlflow, inside, named, params_of,
+                              state, version_of, versions, whole)
 
 # %% ../nbs/36_reproduce.ipynb #a7d42354
 class Record(NamedTuple):
@@ -57,23 +57,36 @@ def on_record(
     folder: Path, # made, if the bundle must be brought from elsewhere
 ) -> Record:
     "Find a bundle, with the gate's word on it if there is one. `BadInput` if there is none of that name, or if it is not whole."
-    kept = manifests(store, (f for v in versions(root, everything=True) for f in (*v.champions, *v.models)))
-    known = [(m, path) for path, m in at_hand(root)] + [(m, md5) for md5, m in kept.items()]
-    mine = [(m, place) for m, place in known if name in (version_of(m), m.get("run_id"))]
-    for _, place in sorted(mine, key=lambda found: "serves" not in found[0]):
-        if isinstance(place, Path):
-            return _checked(place, str(place.relative_to(root)))
-        for file, md5 in inside(store, place).items():
-            copy(whole(store, md5, f"{file} of model {name[:12]},"), folder / file)
-        return _checked(folder, "DVC's cache")
+    here = [(path, m) for path, m in at_hand(root) if name in (version_of(m), m.get("run_id"))]
+    bundles = [f for v in versions(root, everything=True) for f in (*v.champions, *v.models)]
+    if mine := sorted([*here, *named(store, bundles, name).items()], key=lambda found: "serves" not in found[1]):
+        place, _ = mine[0]
+        return _checked(place, str(place.relative_to(root))) if isinstance(place, Path) else _of_store(store, place, folder, "DVC's cache")
+    far, silent = _in_remote(store, bundles, name)
+    if far:
+        return _of_store(store, far, folder, f"remote {store.remote.name}")
     run = next((d["run_id"] for d in reversed(decisions(root / "models/promotions.jsonl")) if d["model"] == name), name)
     if run and re.fullmatch(r"[0-9a-f]{32}", run) and has_mlflow(root):
         return _of_run(run, folder)
-    raise BadInput(f"{name!r}: no model of that version, and no such run: stockml data log and stockml history list them")
+    raise BadInput(f"{name!r}: no model of that version, and no such run: stockml data log and stockml history list them{silent}")
 
 # %% ../nbs/36_reproduce.ipynb #636aad8d
+def _in_remote(store: Objects, bundles: list[str], name: str) -> tuple[str | None, str]: # MD5 of the bundle; why that cannot be known
+    try:
+        return next(iter(named(store, bundles, name, ask=True)), None), ""
+    except StockmlError as e: # MLflow may have it
+        return None, f"; {e}"
+
+
 def _checked(folder: Path, found: str) -> Record:
     return Record(folder, load_bundle(folder).manifest, found)
+
+
+def _of_store(store: Objects, bundle: str, folder: Path, found: str) -> Record:
+    "A bundle by the MD5 of its folder."
+    for file, md5 in inside(store, bundle).items():
+        copy(whole(store, md5, f"model {bundle[:8]}, {file}"), folder / file)
+    return _checked(folder, found)
 
 
 def _of_run(run: str, folder: Path) -> Record:
@@ -180,7 +193,7 @@ def set_as_run(
     root: Path, # of the project
     place: Path, # of the clone
     manifest: dict[str, Any],
-) -> tuple[dict[str, Any], list[str]]: # changes that were made to params.yaml; what cannot be known
+) -> tuple[dict[str, Any], list[str]]: # what is other than in the commit; what cannot be known
     "Give the clone the parameters of a run."
     run, doubts, logged = manifest.get("run_id"), [], {}
     if run and has_mlflow(root):
@@ -191,14 +204,17 @@ def set_as_run(
             logged = client.get_run(find_run(client, run) or run).data.params
         except Exception as e: # MLflow's and its database's
             doubts.append(f"MLflow does not tell the parameters of run {run}: {' '.join(str(e).split())[:100]}")
-    path = place / "params.yaml"
-    same = sha256(path) == manifest.get("params_sha256")
-    changed = changes_of({k: v for k, v in logged.items() if not same or k.startswith("given.")}, yaml.safe_load(path.read_text()))
-    if changed:
+    path, sha = place / "params.yaml", manifest.get("params_sha256")
+    before = yaml.safe_load(path.read_text())
+    if sha256(path) != sha and (text := params_of(root, sha)):
+        path.write_bytes(text)
+    same, now = sha256(path) == sha, yaml.safe_load(path.read_text())
+    if changed := changes_of({k: v for k, v in logged.items() if not same or k.startswith("given.")}, now):
         set_params(path, changed)
     elif not same:
         doubts.append("params.yaml was not that of the commit, and what was different in it is not known")
-    return changed, doubts
+    committed = {f"{s}.{k}": v for s, fields in now.items() for k, v in fields.items() if before.get(s, {}).get(k) != v}
+    return {**committed, **changed}, doubts
 
 # %% ../nbs/36_reproduce.ipynb #3e3050ae
 def data_of(

@@ -23,6 +23,19 @@ import nbformat # noqa: E402
 from .config import BadInput, StockmlError
 from .files import atomic
 
+# %% ../nbs/23_runner.ipynb #7c1fa0b4
+def _papermill() -> Any:
+    "Papermill. It would load the libraries of three clouds for a second, where they are installed: notebooks here are files."
+    before = {name: sys.modules.get(name) for name in ("papermill.s3", "papermill.abs", "gcsfs")}
+    sys.modules.update(dict.fromkeys(before)) # None: as if not installed
+    try:
+        import papermill
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name)
+            sys.modules.update({name: module} if module else {})
+    return papermill
+
 # %% ../nbs/23_runner.ipynb #7b51c73c
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
@@ -39,9 +52,7 @@ def declared(
         raise BadInput(f"{notebook}: not a notebook ({' '.join(str(e).split())[:100]})") from None
     if not any("parameters" in c.metadata.get("tags", []) for c in cells):
         raise BadInput(f"{notebook}: no cell is tagged parameters: tag it again in JupyterLab (property inspector)")
-    import papermill
-
-    found = papermill.inspect_notebook(str(notebook))
+    found = _papermill().inspect_notebook(str(notebook))
     return {name: TYPES.get(p["inferred_type_name"].partition("[")[0], object) for name, p in found.items()}
 
 # %% ../nbs/23_runner.ipynb #1df16eef
@@ -82,13 +93,13 @@ def run_notebook(
     parameters = checked(notebook, parameters)
     logging.getLogger("papermill").setLevel(logging.WARNING)
     with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, _limits(timeout_s, notebook):
-        import papermill # its own dependencies warn
+        papermill = _papermill() # its own dependencies warn
         from nbclient.exceptions import DeadKernelError
 
-        target = tmp.with_suffix(".ipynb")
+        target = tmp.with_suffix(".ipynb") # below: a kernel warns of its own transport, and its goodbye would take a second
         try:
             papermill.execute_notebook(str(notebook), str(target), parameters, cwd=cwd, progress_bar=False, kernel_name="python3",
-                                       extra_arguments=["--log-level=50"], # it warns of its own transport
+                                       extra_arguments=["--log-level=50"], shutdown_kernel="immediate",
                                        stdout_file=sys.stdout if show else None, stderr_file=sys.stderr if show else None)
             target.replace(tmp)
         except papermill.PapermillExecutionError as e:

@@ -240,7 +240,7 @@ def data_diff(
 def reproduce(
     name: Annotated[str, typer.Argument(help="An MLflow run, a model's version, or a forecast of the journal.")],
     keep: Annotated[Path | None, typer.Option(help="Rebuild in this folder, and leave it.")] = None,
-    force: Annotated[bool, typer.Option(help="Also where exactness cannot be promised: a model of a dirty tree.")] = False,
+    force: Annotated[bool, typer.Option(help="Also where exactness cannot be promised: a model of uncommitted code.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Of a replay; default: this project.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STORE', 'REPORT', 'MODEL', 'CHAMPION', 'WHERE', 'HEX', 'PIECE', 'LARGEST', 'Commit', 'Version', 'Locked', 'read_lock',
-           'locks', 'here', 'versions', 'digests', 'in_place', 'Objects', 'whole', 'fetch', 'state', 'inside',
-           'manifests', 'version_of', 'has_mlflow', 'trainings', 'models', 'log', 'log_text', 'pick', 'at_hand',
-           'at_risk', 'checkout', 'copy', 'restated', 'diff', 'diff_text']
+           'locks', 'params_of', 'here', 'versions', 'digests', 'in_place', 'Objects', 'whole', 'knock', 'fetch',
+           'state', 'told', 'inside', 'manifests', 'version_of', 'named', 'has_mlflow', 'trainings', 'models', 'log',
+           'log_text', 'pick', 'at_hand', 'at_risk', 'checkout', 'copy', 'restated', 'diff', 'diff_text']
 
 # %% ../nbs/35_versions.ipynb #950869cc
+import hashlib
 import json
 import logging
 import os
@@ -19,7 +20,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +132,17 @@ def _texts(root: Path, names: list[str]) -> Iterator[bytes]:
         yield b"" if size is None else out[at:at + size]
         at += 0 if size is None else size + 1
 
+# %% ../nbs/35_versions.ipynb #c8bb46ea
+def params_of(
+    root: Path, # of the project
+    sha: str | None, # SHA-256, from a manifest
+) -> bytes | None:
+    "The params.yaml of that hash: the one in place, or that of some commit, of whatever branch."
+    where, path = _git(root, "rev-parse", "--show-prefix").decode().strip(), root / "params.yaml"
+    commits = _git(root, "log", "--all", "--full-history", "--format=%H", "--", "params.yaml").decode().split()
+    known = [*([path.read_bytes()] if path.is_file() else []), *_texts(root, [f"{c}:{where}params.yaml" for c in commits])]
+    return next((text for text in known if hashlib.sha256(text).hexdigest() == sha), None)
+
 # %% ../nbs/35_versions.ipynb #b4bc128c
 def here(root: Path) -> Locked | None:
     "What the dvc.lock in place says of the data."
@@ -164,7 +175,7 @@ def digests(
 ) -> tuple[str, str]: # MD5, SHA-256
     "How DVC names a file, and how a model's manifest does."
     with path.open("rb") as f:
-        md5 = file_digest(f, "md5").hexdigest()
+        md5 = hashlib.file_digest(f, "md5").hexdigest()
     return md5, sha256(path)
 
 
@@ -215,13 +226,20 @@ def whole(
     if not path.exists():
         fetch(store, md5, what)
     with path.open("rb") as f:
-        actual = file_digest(f, "md5").hexdigest()
+        actual = hashlib.file_digest(f, "md5").hexdigest()
     if actual != md5.removesuffix(".dir"):
         raise BadInput(f"{what} {md5[:8]}: the object {path} is damaged (its content has MD5 {actual[:8]}) and was not used; "
                        "delete it, and the same command fetches it from the remote")
     return path
 
 # %% ../nbs/35_versions.ipynb #a549b94b
+def knock(store: Objects) -> None:
+    "`StockmlError` if nobody answers at the remote's door."
+    with quiet(), explained(store.remote):
+        if store.away:
+            raise store.away
+
+
 def fetch(store: Objects, md5: str, what: str) -> None:
     "Bring an object from the remote into the cache. `BadInput` if it is not there whole; `StockmlError` if the remote does not answer."
     name, path, remote = f"{what} {md5[:8]}", store.path(md5), store.remote
@@ -229,9 +247,8 @@ def fetch(store: Objects, md5: str, what: str) -> None:
         raise BadInput(f"{name}: not in DVC's cache, and this project has no default remote; whoever made it can push it to one")
     from dvc_data.hashfile.hash_info import HashInfo
 
+    knock(store)
     with quiet() as heard, explained(remote):
-        if store.away:
-            raise store.away
         with watched(Path(store.repo.root_dir), remote):
             store.repo.cloud.pull([HashInfo("md5", md5)], remote=remote.name)
         if (came := path.exists()) and digests(path)[0] == md5.removesuffix(".dir"):
@@ -264,34 +281,68 @@ def state(
         store.away = e
         return "unknown"
 
+# %% ../nbs/35_versions.ipynb #8cc8de92
+def told(
+    store: Objects,
+    md5: str,
+    what: str, # for the error
+    ask: bool = True, # the remote, if the cache does not have it
+) -> Any:
+    "What a small JSON object says; in the remote it is read where it lies. `BadInput` or `StockmlError` as of `fetch`."
+    if store.path(md5).exists():
+        return read_json(whole(store, md5, what))
+    if not (ask and store.remote):
+        raise BadInput(f"{what} {md5[:8]}: not in DVC's cache")
+    knock(store)
+    with quiet(), explained(store.remote):
+        there = store.repo.cloud.get_remote_odb(store.remote.name)
+        with watched(Path(store.repo.root_dir), store.remote):
+            text = there.fs.cat_file(there.oid_to_path(md5))
+    if hashlib.md5(text, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
+        raise BadInput(f"{what} {md5[:8]}: what remote {store.remote.name} has is damaged and was not used")
+    return json.loads(text)
+
 
 def inside(
     store: Objects,
     folder: str, # MD5 of a folder, "….dir"
-) -> dict[str, str]: # name -> MD5; {} if the cache does not have it
-    "The files of a folder."
-    try:
-        return {e["relpath"]: e["md5"] for e in read_json(store.path(folder))}
-    except (BadInput, TypeError, KeyError):
-        return {}
+    ask: bool = True, # as for `told`
+) -> dict[str, str]: # name -> MD5
+    "The files of a folder. Errors as of `told`."
+    return {e["relpath"]: e["md5"] for e in told(store, folder, "model", ask)}
 
 # %% ../nbs/35_versions.ipynb #d03da13a
 def manifests(
     store: Objects,
     folders: Iterable[str], # MD5s of bundles
+    ask: bool = False, # as for `told`
 ) -> dict[str, dict[str, Any]]: # the same MD5 -> manifest, in that order
-    "The manifests of those bundles that the cache still has."
+    "The manifests of those bundles that the cache still has, or the remote."
     out = {}
     for folder in dict.fromkeys(folders):
         with suppress(StockmlError):
-            if md5 := inside(store, folder).get("manifest.json"):
-                out[folder] = read_json(whole(store, md5, "manifest"))
+            if md5 := inside(store, folder, ask).get("manifest.json"):
+                out[folder] = told(store, md5, "manifest", ask)
     return out
 
 
 def version_of(manifest: dict[str, Any]) -> str:
     "Short name of a bundle, from its manifest alone."
     return Bundle({}, {}, manifest).version
+
+# %% ../nbs/35_versions.ipynb #5b1d90ce
+def named(
+    store: Objects,
+    folders: Iterable[str], # MD5s of bundles
+    name: str, # version of a model, or the run that made it
+    ask: bool = False, # as for `told`
+) -> dict[str, dict[str, Any]]: # as of `manifests`
+    "The bundles of that name. `StockmlError` if the remote does not answer."
+    if not re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{32}", name):
+        return {}
+    if ask and store.remote:
+        knock(store)
+    return {f: m for f, m in manifests(store, folders, ask).items() if name in (version_of(m), m.get("run_id"))}
 
 # %% ../nbs/35_versions.ipynb #135442eb
 def has_mlflow(root: Path) -> bool:
@@ -417,7 +468,8 @@ def pick(
     if name == "latest" and found: # HEAD's: the newest of all may have been reverted
         return (_by_commit(root, store, found, "HEAD") or [v for v in found if v.commits] or found)[0]
     fits: dict[str, Version] = {}
-    for v in (v for read in (_by_hash, _by_day, _by_commit, _by_model) for v in read(root, store, found, name.strip())):
+    given = root, store, found, name.strip()
+    for v in [v for read in (_by_hash, _by_day, _by_commit, _by_model) for v in read(*given)] or _by_model(*given, ask=True):
         fits.setdefault(v.md5, v)
     if not fits:
         raise BadInput(f"{name!r} is no data version: no MD5, SHA-256, commit, tag, day, model or run of one; stockml data log lists them")
@@ -454,11 +506,10 @@ def _by_commit(root: Path, _: Objects, found: list[Version], name: str) -> list[
     return []
 
 # %% ../nbs/35_versions.ipynb #afbeee3e
-def _by_model(root: Path, store: Objects, found: list[Version], name: str) -> list[Version]:
+def _by_model(root: Path, store: Objects, found: list[Version], name: str, ask: bool = False) -> list[Version]:
     "The version that a model, or the model of a run, was trained from."
-    known = manifests(store, (f for v in found for f in v.models))
-    kept = {f for f, m in known.items() if name in (version_of(m), m.get("run_id"))}
-    if mine := [v for v in found if set(v.models) & kept]:
+    kept = named(store, (f for v in found for f in v.models), name, ask)
+    if mine := [v for v in found if kept.keys() & v.models]:
         return mine
     wanted = {m["data_sha256"] for _, m in at_hand(root) if name in (version_of(m), m.get("run_id"))}
     if not wanted and re.fullmatch(r"[0-9a-f]{12}|[0-9a-f]{32}", name):

@@ -159,8 +159,10 @@ def test_hooks_identity_and_tree(project):
     mend(found, project) # into the HOME of this test
     assert look("identity", project) == ("ok", "Your Name <you@example.com>", "")
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "\n")
+    assert look("tree", project).state == "ok", "parameters are known by their hash"
+    (project / "setup.py").write_text("x = 1\n")
     found = look("tree", project)
-    assert re.fullmatch(r"[0-9a-f]{9} and changes that are in no commit: params\.yaml", found.says)
+    assert re.fullmatch(r"[0-9a-f]{9} and changes that are in no commit: setup\.py", found.says)
     git(project, "config", "user.name", "Ada")
     git(project, "config", "user.email", "ada@example.com")
 

@@ -19,10 +19,11 @@ def repository(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     (tmp_path / "params.yaml").write_text("seed: 17\n")
+    (tmp_path / "code.py").write_text("x = 1\n")
     git("init", "-q")
     git("config", "user.name", "Ada Lovelace")
     git("config", "user.email", "ada@example.com")
-    git("add", "params.yaml")
+    git("add", "params.yaml", "code.py")
     git("commit", "-qm", "first")
     return git
 
@@ -50,6 +51,8 @@ def test_changed_file_makes_the_tree_dirty(repository, tmp_path):
     head = repository("rev-parse", "HEAD")
     assert code_version() == {"commit": head, "dirty": False}
     (tmp_path / "params.yaml").write_text("seed: 18\n")
+    assert code_version() == {"commit": head, "dirty": False}, "parameters have a hash of their own"
+    (tmp_path / "code.py").write_text("x = 2\n")
     assert code_version() == {"commit": head, "dirty": True}
     (tmp_path / "dvc.lock").write_text("what a run leaves")
     repository("commit", "-qam", "second")

@@ -14,6 +14,7 @@ import projects
 import pytest
 import yaml
 from commands import call
+from processes import free_port
 
 from serve.body import Wanted
 from serve.forecasts import Served, make
@@ -39,7 +40,7 @@ from stockml.reproduce import (
     surroundings,
     verdict_text,
 )
-from stockml.versions import Objects, digests, version_of
+from stockml.versions import Objects, digests, pick, version_of
 
 ORIGIN = "2004-06-30"
 SWAPPED, OTHER, DIRTY, LOST, NOWHERE, BARE = (c * 32 for c in "bcdef9")  # runs of models whose record tells something else
@@ -245,12 +246,47 @@ def test_a_dirty_tree_is_tried_with_the_parameters_of_its_run(here, tmp_path):
         f"the tree was dirty: commit {manifest['commit'][:12]} had uncommitted changes when the model was trained"]
     shutil.copy(here / "params.yaml", tmp_path)
     projects.set_params(tmp_path, {"model": {"rows": 1000}, "calibrate": {"own": .9}})  # as if the run's own were never committed
-    changed, doubts = set_as_run(here, tmp_path, manifest)
+    changed, doubts = set_as_run(here, tmp_path, manifest | {"params_sha256": "0" * 64})
     assert (changed, doubts) == ({"model.rows": 6000, "calibrate.own": .35}, [])
     assert yaml.safe_load((tmp_path / "params.yaml").read_text())["model"]["rows"] == 6000
     shutil.copy(here / "params.yaml", tmp_path)
     projects.set_params(tmp_path, {"bot": {"stress": .5}, "calibrate": {"own": .35}})  # which the run did not read before the gate
-    assert set_as_run(here, tmp_path, manifest | {"run_id": "0" * 32})[1], "what is not known is said"
+    assert set_as_run(here, tmp_path, manifest | {"params_sha256": "0" * 64, "run_id": "0" * 32})[1], "what is not known is said"
+
+
+def test_parameters_that_were_committed_later_are_found(here, tmp_path):
+    "As after `stockml run --set` and every retraining: the commit had others, and no MLflow is asked."
+    manifest = read_json(here / "models/champion/manifest.json") | {"run_id": None}
+    shutil.copy(here / "params.yaml", tmp_path)
+    projects.set_params(tmp_path, {"model": {"rows": 1000}, "calibrate": {"own": .9}})
+    assert set_as_run(here, tmp_path, manifest) == ({"model.rows": 6000, "calibrate.own": .35}, [])
+    assert sha256(tmp_path / "params.yaml") == manifest["params_sha256"]
+
+
+def test_a_bundle_comes_from_the_remote(here, tmp_path):
+    "A clone has neither a cache nor runs; nothing but the bundle comes to lie in its cache."
+    manifest = read_json(here / "models/champion/manifest.json")
+    config = (here / ".dvc/config").read_text()
+    (here / ".dvc/cache").rename(tmp_path / "far")
+    (here / "models").rename(tmp_path / "models")
+    try:
+        call("remote", "add", "far", tmp_path / "far")
+        with Objects(here) as store:
+            record = on_record(here, store, version_of(manifest), tmp_path / "bundle")
+            assert (record.found, record.manifest) == ("remote far", manifest)
+            assert len([p for p in (here / ".dvc/cache").rglob("*") if p.is_file()]) == len(manifest["files"]) + 1
+            assert pick(here, store, manifest["run_id"]).md5 == data_of(here, store, manifest)[0].md5
+        call("remote", "add", "s", "s3://team/x", "--endpoint-url", f"http://127.0.0.1:{free_port()}", "--default", "--secret",
+             "access_key_id=a", "--secret", "secret_access_key=b")
+        with Objects(here) as store, pytest.raises(BadInput, match=r"no such run: .*; s \(s3://team/x\): cannot be reached"):
+            on_record(here, store, "0" * 12, tmp_path / "none")
+    finally:
+        for path in (here / ".dvc/cache", here / "models"):
+            shutil.rmtree(path, ignore_errors=True)
+        (tmp_path / "far").rename(here / ".dvc/cache")
+        (tmp_path / "models").rename(here / "models")
+        (here / ".dvc/config").write_text(config)
+        (here / ".dvc/config.local").unlink()
 
 
 @pytest.mark.parametrize("name", ["challenger", "champion"])

@@ -11,8 +11,8 @@ import projects
 import pytest
 import stores
 from botocore.session import get_session
+from clones import FILES, dvc, enter
 from commands import call
-from conftest import FILES, dvc, enter
 from processes import free_port, wait_for
 from test_remotes import configured, contents
 

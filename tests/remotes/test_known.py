@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from clones import dvc, enter
 from commands import call
-from conftest import dvc, enter
 from projects import ROOT, set_params
 from test_faults import damage
 

@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
+from clones import FILES, enter, fill
 from commands import call
-from conftest import FILES, enter, fill
 from dvc.config_schema import REMOTE_SCHEMAS
 from stores import KEY, SECRET
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pandas as pd
 import projects
 import pytest
-from conftest import BEGUN, EVE, FIRST, LAST, LEARNT, Place
+from lives import BEGUN, EVE, FIRST, LAST, LEARNT, Place
 from mishaps import ended
 
 from stockml.bundle import load_bundle

@@ -1,4 +1,4 @@
-"One warm spider for many days: it finds what is new, survives what kills it, and a day of a large store is quick."
+"One warm spider for many days: it finds what is new, survives what kills it."
 
 import json
 import os
@@ -12,7 +12,6 @@ from datetime import date, timedelta
 import pandas as pd
 import psutil
 import pytest
-from conftest import TICKERS
 from mishaps import ended
 
 from stockml.config import BadInput, StockmlError
@@ -54,11 +53,11 @@ class TestDays:
         for day in DAYS:
             report = warm(day)
             assert (report["added"], report["restated"], report["refetched"], report["removed"]) == (3, 0, [], 0)
-            assert report["tickers"] == sorted(TICKERS) and "errors" not in report
+            assert report["tickers"] == days.market.tickers() and "errors" not in report
             assert scrape.holds(days.bars())
             seen |= {p.pid for p in spiders()}
         assert len(seen) == 1
-        assert len(days.paths) == len(DAYS) * (1 + len(TICKERS))  # the index once a day, each history once
+        assert len(days.paths) == len(DAYS) * (1 + len(days.market.tickers()))  # the index once a day, each history once
 
     def test_a_day_again_and_a_day_without_trade_change_no_byte(self, warm, store):
         warm(DAYS[1])
@@ -83,7 +82,7 @@ class TestDays:
         assert warm(DAYS[0])["added"] == 2
         days.market._bars["XOM"] = xom
         report = warm(DAYS[1])
-        assert report["tickers"] == sorted(TICKERS) and scrape.holds(days.bars())
+        assert report["tickers"] == days.market.tickers() and scrape.holds(days.bars())
         assert report["added"] == 2 + len(days.bars("XOM"))
 
     def test_a_split_restates_a_history_on_its_day(self, warm, days, scrape):
@@ -207,10 +206,10 @@ class TestCommand:
         assert done.returncode == 0
         assert {k: first[k] for k in ("added", "restated", "unchanged", "quarantined")} == {
             "added": 3, "restated": 0, "unchanged": first["unchanged"], "quarantined": 0}
-        assert (first["tickers"], first["refetched"], first["errors"]) == (sorted(TICKERS), [], [])
+        assert (first["tickers"], first["refetched"], first["errors"]) == (days.market.tickers(), [], [])
         assert bad["errors"] == ["exchange: ValueError: Invalid isoformat string: 'soon'"] and set(bad) == set(first)
         assert second["added"] == 3 and scrape.holds(days.bars())
-        assert done.stderr.count(f"3/3 {', '.join(TICKERS)}: 3 new, 0 restated") == 2  # one write of the store a day
+        assert done.stderr.count(f"3/3 {', '.join(days.market.tickers())}: 3 new, 0 restated") == 2  # one write of the store a day
 
     def test_on_a_leash_it_ends_at_once(self, command, days):
         days.market.faults.slow = 60
