@@ -60,13 +60,13 @@ lint: setup ## style, floors, workflows
 	zizmor --offline --quiet .github/workflows
 
 unit: setup ## pytest with coverage; what lives through replays is replay-test
-	pytest -n 2 --dist loadfile --cov --cov-report=term-missing --ignore=tests/replay
+	pytest -n 3 --dist loadfile --cov --cov-report=term-missing --ignore=tests/replay
 
 replay-test: setup ## replays that are killed, cut off and shaken, resumed to the same end; ten minutes
 	pytest tests/replay
 
 notebooks: setup ## run every notebook of nbs/ with its outputs compared
-	pytest -q --nbval nbs --ignore=nbs/tutorials --nbval-cell-timeout=300 -p no:cacheprovider
+	pytest -q -n 2 --dist loadfile --nbval nbs --ignore=nbs/tutorials --nbval-cell-timeout=300 -p no:cacheprovider
 
 hooks: setup ## notebooks under git: cleaned before a commit, compared and merged cell by cell (test and lab do it too)
 	@.ci/hooks

@@ -2,15 +2,19 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+
+from stockml.files import lock, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -74,12 +78,29 @@ def run(folder: Path, *args: str) -> Run:
     return Run(folder, done.returncode, done.stdout, done.stderr)
 
 
+def copy(of: Path, to: Path) -> Path:
+    "A project elsewhere: MLflow knows its files by their whole paths."
+    shutil.copytree(of, to, symlinks=True)
+    with closing(sqlite3.connect(to / "mlflow.db")) as db:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "storage_location")):
+            db.execute(f"update {table} set {column} = replace({column}, ?, ?)", (f"{of}/", f"{to}/"))  # noqa: S608
+        db.commit()
+    return to
+
+
 @cache
 def pair(base: Path) -> tuple[Run, Run]:
-    "The main job in two fresh clones: one to look at, one to compare it with. Once a session, side by side."
-    folders = [clone(base / "project"), clone(base / "twin")]
-    with ThreadPoolExecutor() as pool:
-        return tuple(pool.map(lambda folder: run(folder, "run"), folders))
+    "The main job in two fresh clones: one to look at, one to compare it with. Run once, side by side; each of pytest's workers has a copy."
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    origin = base.parents[1] / base.name if worker else base
+    with lock(origin.with_suffix(".lock"), wait=True):
+        if not (told := origin / "told.json").exists():
+            folders = [clone(origin / "project"), clone(origin / "twin")]
+            with ThreadPoolExecutor() as pool:
+                write_json(told, [done[1:] for done in pool.map(lambda folder: run(folder, "run"), folders)])
+    folders = [copy(origin / name, base / name) if worker else origin / name for name in ("project", "twin")]
+    return tuple(Run(folder, code, out.replace(str(origin), str(base)), err) for folder, (code, out, err) in
+                 zip(folders, read_json(told), strict=True))
 
 
 def alive(pid: int) -> bool:

@@ -4,11 +4,8 @@ Six stocks from June 2003 on, with a check every second day and one retraining, 
 spider, DVC and the gate are the real ones. The stories run side by side, each on a copy of the replay as it was after four days.
 """
 
-import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 
 import projects
 import pytest
@@ -28,13 +25,7 @@ def begun(tmp_path_factory) -> Place:
 def copy(begun) -> Callable[[str], Place]:
     "`copy(name)`: the begun replay, moved."
     def copied(name: str) -> Place:
-        folder = begun.folder.with_name(name)
-        shutil.copytree(begun.folder, folder, symlinks=True)
-        with closing(sqlite3.connect(folder / "mlflow.db")) as db:  # it knows its files by their whole paths
-            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "storage_location")):
-                db.execute(f"update {table} set {column} = replace({column}, ?, ?)", (f"{begun.folder}/", f"{folder}/"))  # noqa: S608
-            db.commit()
-        return Place(begun.project, folder)
+        return Place(begun.project, projects.copy(begun.folder, begun.folder.with_name(name)))
 
     return copied
 
