@@ -26,7 +26,7 @@ from . import tracking
 from .config import BadInput, Params, StockmlError, load_params, project_root
 from .files import lock, read_json, sha256, write_json
 from .remotes import locked, pull_known
-from .runner import checked, run_notebook, to_html
+from .runner import checked, exporter, run_notebook, to_html
 
 # %% ../nbs/24_pipeline.ipynb #56f0d93b
 class Stage(NamedTuple):
@@ -137,8 +137,7 @@ def _note(root: Path, token: str | None) -> Path:
 # %% ../nbs/24_pipeline.ipynb #5ec302c7
 def _load() -> None:
     "While the notebook's kernel loads what it needs, load what its page and its record will need."
-    import nbconvert # noqa: F401
-
+    exporter()
     with contextlib.suppress(StockmlError): # said when it is needed
         tracking.connect()
 
