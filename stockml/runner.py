@@ -26,6 +26,8 @@ from .files import atomic
 # %% ../nbs/23_runner.ipynb #7c1fa0b4
 def _papermill() -> Any:
     "Papermill. It would load the libraries of three clouds for a second, where they are installed: notebooks here are files."
+    if "papermill" in sys.modules:
+        return sys.modules["papermill"]
     before = {name: sys.modules.get(name) for name in ("papermill.s3", "papermill.abs", "gcsfs")}
     sys.modules.update(dict.fromkeys(before)) # None: as if not installed
     try:
@@ -96,10 +98,10 @@ def run_notebook(
         papermill = _papermill() # its own dependencies warn
         from nbclient.exceptions import DeadKernelError
 
-        target = tmp.with_suffix(".ipynb") # below: a kernel warns of its own transport, and its goodbye would take a second
+        target = tmp.with_suffix(".ipynb")
         try:
             papermill.execute_notebook(str(notebook), str(target), parameters, cwd=cwd, progress_bar=False, kernel_name="python3",
-                                       extra_arguments=["--log-level=50"], shutdown_kernel="immediate",
+                                       extra_arguments=["--log-level=50"], # it warns of its own transport
                                        stdout_file=sys.stdout if show else None, stderr_file=sys.stderr if show else None)
             target.replace(tmp)
         except papermill.PapermillExecutionError as e:

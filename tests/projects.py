@@ -81,6 +81,8 @@ def run(folder: Path, *args: str) -> Run:
 def copy(of: Path, to: Path) -> Path:
     "A project elsewhere: MLflow knows its files by their whole paths."
     shutil.copytree(of, to, symlinks=True)
+    if not (to / "mlflow.db").exists():
+        return to
     with closing(sqlite3.connect(to / "mlflow.db")) as db:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "storage_location")):
             db.execute(f"update {table} set {column} = replace({column}, ?, ?)", (f"{of}/", f"{to}/"))  # noqa: S608
@@ -95,6 +97,7 @@ def pair(base: Path) -> tuple[Run, Run]:
     origin = base.parents[1] / base.name if worker else base
     with lock(origin.with_suffix(".lock"), wait=True):
         if not (told := origin / "told.json").exists():
+            shutil.rmtree(origin, ignore_errors=True)  # a worker that died may have left half of it
             folders = [clone(origin / "project"), clone(origin / "twin")]
             with ThreadPoolExecutor() as pool:
                 write_json(told, [done[1:] for done in pool.map(lambda folder: run(folder, "run"), folders)])

@@ -22,11 +22,12 @@ from stockml import versions
 from stockml.bundle import FILES, write_manifest
 from stockml.config import BadInput, StockmlError, load_params
 from stockml.files import lock, read_json, sha256, write_json
+from stockml.objects import Objects, digests, inside
 from stockml.prices import read_bars, write_bars
 from stockml.reproduce import data_of
 from stockml.retrain import set_params
 from stockml.schema import BAR_COLUMNS, BAR_KEY, PRICES
-from stockml.versions import Objects, diff, digests, pick, read_lock, restated
+from stockml.versions import diff, pick, read_lock, restated
 
 WHO = ("Ada", "Grace")
 FACTS = {"models": ["har", "xgboost"], "horizons": [1], "quantiles": [.1, .5], "features": ["r_0"]}
@@ -357,6 +358,31 @@ def test_an_object_comes_from_the_remote_or_is_refused(project, tmp_path):
     refused(call("data", "checkout", before), "neither in DVC's cache nor in remote far")
     shutil.rmtree(tmp_path / "far")
     assert logged()[1]["state"] in ("lost", "unknown")
+
+
+def test_a_model_that_only_the_remote_has_leads_to_its_data(project, tmp_path):
+    "As on a fresh clone. What is damaged in the cache is read in the remote; what is wrong with that is said."
+    old, far = logged()[2], tmp_path / "far"
+    [model] = old["models"]
+    dvc(project, "remote", "add", "--default", "far", str(far))
+    found = {v.md5: v for v in versions.versions(project)}[old["md5"]]
+    with Objects(project) as store:
+        folder, manifest = store.path(found.models[0]), store.path(inside(store, found.models[0])["manifest.json"])
+    places = [p.relative_to(project / ".dvc/cache") for p in (folder, manifest)]
+    shutil.copytree(project / ".dvc/cache", far)
+    for spoil in (damage, Path.unlink):
+        for path in (folder, manifest):
+            spoil(path)
+        for name in (model["model"], model["run_id"]):
+            with Objects(project) as store:
+                assert pick(project, store, name).md5 == old["md5"]
+    assert not folder.exists(), "a list alone would pass for a whole folder"
+    refused(call("data", "checkout", "0" * 12), "'000000000000' is no data version")
+    (far / places[1]).chmod(0o644)
+    (far / places[1]).write_text("no JSON")
+    refused(call("data", "checkout", model["model"]), "is no data version", "what remote far has is damaged")
+    far.rename(tmp_path / "gone")
+    refused(call("data", "checkout", model["model"]), "is no data version", f"far ({far}): ")
 
 
 def test_a_remote_that_does_not_answer_is_said_at_once(project):

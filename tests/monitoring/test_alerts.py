@@ -133,7 +133,8 @@ def test_a_service_that_dies_is_told_to_the_webhook(monitoring, root, bundle_fol
     watch, manage = (f"http://127.0.0.1:{port}" for port in ports)
 
     def value(query: str) -> float | None:
-        found = ask(f"{watch}/api/v1/query?query={query}")[1]["data"]["result"]
+        status, told = ask(f"{watch}/api/v1/query?query={query}")  # 503 while it starts
+        found = told["data"]["result"] if status == 200 else []
         return float(found[0]["value"][1]) if found else None
 
     with serving(root, bundle_folder, tmp_path) as (url, _, service):

@@ -13,9 +13,9 @@ from stores import KEY, SECRET
 
 from stockml import doctor
 from stockml.files import lock
+from stockml.objects import Objects
 from stockml.remotes import KINDS, config_of, explain, find_remote, read_remotes, settings_of
 from stockml.remotes import SECRET as SECRETS
-from stockml.versions import Objects
 
 
 def contents(folder: Path) -> dict[str, bytes]:
