@@ -98,8 +98,8 @@ docs: setup ## the documentation site into site/; warnings are errors
 docs-serve: setup ## the same on http://127.0.0.1:8008, made anew when a notebook changes
 	NO_MKDOCS_2_WARNING=1 mkdocs serve --dev-addr 127.0.0.1:8008
 
-bench: setup ## measure speed and size into docs/PERFORMANCE.md
-	python docs/bench.py $(if $(WHOLE),--whole --replay)
+bench: setup ## measure speed and size into docs/PERFORMANCE.md; PARTS="sharing clone" for some of it
+	python docs/bench.py $(PARTS)
 
 tools: ## a browser and a load generator, where apt-get can install them
 	@.ci/tools

@@ -1,12 +1,13 @@
-"""Measure speed and size, and write docs/PERFORMANCE.md: `make bench`; with WHOLE=1 the clean clone and a replayed year too (20 minutes).
+"""Measure speed and size, and write docs/PERFORMANCE.md: `make bench`, or `make bench PARTS="sharing clone"`; see --help.
 
 Machines differ and are noisy, so each figure stands beside a floor that ran in turns with it: the same work with the part that is ours
-left out. The ratio is what to compare over time. Medians of three rounds.
+left out. The ratio is what to compare over time. Medians of three rounds. Each part says when it was measured.
 """
 
 import argparse
 import os
 import platform
+import re
 import resource
 import shutil
 import statistics
@@ -26,6 +27,7 @@ import xgboost as xgb
 from stockml.config import load_params
 from stockml.evaluate import VIEWS, makers, walk_tables, walk_views, xgboost_maker
 from stockml.features import feature_columns, make_features
+from stockml.files import atomic
 from stockml.forecaster import CLASSICAL, MODELS, pick_device
 from stockml.ingest import ingest, price_site
 from stockml.journal import ENCODE, Journal, event, files, new_id, pieces, read
@@ -133,14 +135,14 @@ def compare(work: Callable, floor: Callable) -> tuple[float, float, float]:
     return (statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs), statistics.median(a / b for a, b in pairs))
 
 
-def served(soak_s: float) -> list[str]:
+def served(soak_s: float = 600) -> list[str]:
     "The service under wrk beside a bare Flask endpoint, and beside MLflow's and BentoML's servers on ready features."
     model = ROOT / "models/champion"
     if not model.exists() or not shutil.which("wrk"):
         return ["| the service | needs `make run` first, and wrk | | | | |"]
     with tempfile.TemporaryDirectory() as folder:
         f = latency.measure(model, 4, ROUNDS, Path(folder)) | latency.peers(model, 4, Path(folder))
-        s = latency.soak(model, soak_s, Path(folder)) if soak_s else None
+        s = latency.soak(model, soak_s, Path(folder))
     ours = f["ours_requests_s"]
     return [
         f"| one forecast, 300 bars, three horizons, 1 connection | {f['median_ms']:.2f} ms | bare endpoint, ready features | "
@@ -154,8 +156,8 @@ def served(soak_s: float) -> list[str]:
         f"| forecasts, 8 connections | {ours:.0f}/s | BentoML, ready features | {f['bentoml_requests_s']:.0f}/s | "
         f"{ours / f['bentoml_requests_s']:.1f} (ours over theirs) | at least 1 |",
         f"| start to ready | {f['ready_s']:.1f} s | | | | 3 s |", f"| largest worker | {f['worker_mib']:.0f} MiB | | | | 250 MiB |",
-        *([f"| {soak_s:.0f} s at full load: errors; memory of the workers | {s.errors} | at the start {s.before:.0f} MiB | "
-           f"{s.after:.0f} MiB | {s.after / s.before:.3f} | 0; 1.05 |"] if s else []),
+        f"| {soak_s:.0f} s at full load: errors; memory of the workers | {s.errors} | at the start {s.before:.0f} MiB | "
+        f"{s.after:.0f} MiB | {s.after / s.before:.3f} | 0; 1.05 |",
     ]
 
 
@@ -230,7 +232,7 @@ def asked_why(folder: Path) -> tuple[float, float]:
     return compare(lambda: run(ask), lambda: run(floor))[:2]
 
 
-def production(million: bool) -> list[str]:
+def production() -> list[str]:
     "The journal, the monitors, why."
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -239,11 +241,10 @@ def production(million: bool) -> list[str]:
         lines = [f"| journal, one line at a time | {ours:,.0f}/s | a plain file, forced to the disk as often | {plain:,.0f}/s | "
                  f"{plain / ours:.2f} (theirs over ours) | 5,000/s |",
                  f"| `stockml why` | {why:.2f} s | Python loads pandas and XGBoost | {load:.2f} s | {why / load:.2f} | 2 s |"]
-        if million:
-            shutil.rmtree(folder / "journal")
-            seconds, memory, floor = a_million(folder)
-            lines.append(f"| all monitors over a million journaled forecasts | {seconds:.1f} s, {memory:.2f} GiB | reading those bytes | "
-                         f"{floor:.1f} s | {seconds / floor:.1f} | 60 s, 2 GiB |")
+        shutil.rmtree(folder / "journal")
+        seconds, memory, floor = a_million(folder)
+        lines.append(f"| all monitors over a million journaled forecasts | {seconds:.1f} s, {memory:.2f} GiB | reading those bytes | "
+                     f"{floor:.1f} s | {seconds / floor:.1f} | 60 s, 2 GiB |")
     return lines
 
 
@@ -356,26 +357,43 @@ def whole() -> list[str]:
             f"| its largest process | {peak:.2f} GiB | | | | 2 GiB |"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--whole", action="store_true", help="also make run in a clean clone")
-    parser.add_argument("--replay", action="store_true", help="also replay a year (10 minutes)")
-    parser.add_argument("--shared", action="store_true", help="print what is measured of sharing, and nothing else")
-    parser.add_argument("--soak", type=float, default=600, help="seconds of full load on the service; 0 = none")
-    given = parser.parse_args()
-    if given.shared:
-        return print("\n".join(shared()))
-    lines = whole() if given.whole else []
+def computing() -> list[str]:
+    "The arithmetic, without DVC, MLflow or notebooks."
+    rows = []
     for name, work, floor_name, floor, limit in CASES:
         a, b, ratio = compare(work, floor)
-        lines.append(f"| {name} | {a:.2f} s | {floor_name} | {b:.2f} s | {ratio:.2f} | {limit} |")
-        print(lines[-1], flush=True)
-    lines += on_gpu() + production(million=True) + served(given.soak) + again() + shared() + (lived() if given.replay else [])
-    head = ["# Performance", "", __doc__.split("\n\n")[1].strip(), "",
-            f"Measured on {time.strftime('%Y-%m-%d')} with `make bench`: {os.cpu_count()} cores ({platform.machine()}), "
-            f"Python {platform.python_version()}, XGBoost {xgb.__version__}, pandas {pd.__version__}.", "",
-            "| what | median | floor or peer | median | ratio | limit |", "|---|---|---|---|---|---|"]
-    (ROOT / "docs/PERFORMANCE.md").write_text("\n".join([*head, *lines]) + "\n")
+        rows.append(f"| {name} | {a:.2f} s | {floor_name} | {b:.2f} s | {ratio:.2f} | {limit} |")
+    return rows + on_gpu()
+
+
+PARTS = {"computing": computing, "production": production, "service": served, "sharing": shared, "rerun": again, "clone": whole,
+         "replay": lived}
+LONG = ("clone", "replay")  # ten and twenty minutes: only when asked for
+PAGE = ROOT / "docs/PERFORMANCE.md"
+
+
+def measured(part: str) -> str:
+    "A part's section of the page."
+    rows = PARTS[part]()
+    print("\n".join(rows), flush=True)
+    when = (f"Measured on {time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, "
+            f"XGBoost {xgb.__version__}, pandas {pd.__version__}.")
+    return "\n".join([when, "", "| what | median | floor or peer | median | ratio | limit |", "|---|---|---|---|---|---|", *rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART",
+                        help=f"of {', '.join(PARTS)}; default: all but {' and '.join(LONG)}. The others' figures stay as they are.")
+    parts = parser.parse_args().parts or [p for p in PARTS if p not in LONG]
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+    known = dict(re.findall(r"(?ms)^## (\w+)\n\n(.*?)\n*(?=^## |\Z)", PAGE.read_text())) if PAGE.exists() else {}
+    for part in parts:
+        known[part.capitalize()] = measured(part)
+        told = [f"## {name.capitalize()}\n\n{known[name.capitalize()]}" for name in PARTS if name.capitalize() in known]
+        with atomic(PAGE) as tmp:
+            tmp.write_text("\n\n".join(["# Performance", __doc__.split("\n\n")[1].strip(), *told]) + "\n")
 
 
 if __name__ == "__main__":
