@@ -57,10 +57,11 @@ def on_record(
     store: Objects,
     name: str, # MLflow run id, or version of a model
     folder: Path, # made, if the bundle must be brought from elsewhere
+    say: Callable[..., None] = lambda _: None, # gets progress
 ) -> Record:
     "Find a bundle, with the gate's word on it if there is one. `BadInput` if there is none of that name that is whole."
     trouble = []
-    for way in _ways(root, store, name, folder):
+    for way in _ways(root, store, name, folder, say):
         try:
             if record := way():
                 return record
@@ -71,7 +72,7 @@ def on_record(
     raise BadInput(f"{name!r}: no model of that version, and no such run: {why}")
 
 # %% ../nbs/37_reproduce.ipynb #636aad8d
-def _ways(root: Path, store: Objects, name: str, folder: Path) -> Iterator[Callable[[], Record | None]]:
+def _ways(root: Path, store: Objects, name: str, folder: Path, say: Callable[..., None]) -> Iterator[Callable[[], Record | None]]:
     "Where a bundle may be found, the best place first; one says what is wrong if it has it, but not whole."
     here = [(path, "serves" in m) for path, m in at_hand(root) if name in (version_of(m), m.get("run_id"))]
     bundles = [f for v in versions(root, everything=True) for f in (*v.champions, *v.models)]
@@ -79,6 +80,7 @@ def _ways(root: Path, store: Objects, name: str, folder: Path) -> Iterator[Calla
     yield partial(_of_store, store, bundles, name, folder)
     yield from (partial(_checked, path, str(path.relative_to(root))) for path, judged in here if not judged)
     if store.remote:
+        say(f"looking for it in {store.remote}")
         yield partial(_of_store, store, bundles, name, folder, ask=True)
     run = next((d["run_id"] for d in reversed(decisions(root / "models/promotions.jsonl")) if d["model"] == name), name)
     if run and re.fullmatch(r"[0-9a-f]{32}", run) and has_mlflow(root):
@@ -479,7 +481,7 @@ def forecast_again(
     "Rebuild the model of a forecast, then the forecast. `BadInput` if either cannot be done."
     found = find(journal, forecast_id)
     line, lines = found.line["stockml"], request_of(found)
-    record = on_record(root, store, line["model"]["version"], kept)
+    record = on_record(root, store, line["model"]["version"], kept, say)
     bars, source = bars_sent(root, store, lines) # before minutes are spent
     done = reproduce(root, store, record, folder, force, say)
     say("the forecast")
@@ -504,7 +506,7 @@ def again(
         folder = keep.resolve() if keep else Path(tmp) / "project"
         if re.fullmatch(r"[0-9a-fA-F-]{36}", name):
             return forecast_again(root, store, journal, name, folder, Path(tmp) / "record", force, say)
-        return reproduce(root, store, on_record(root, store, name, Path(tmp) / "record"), folder, force, say)
+        return reproduce(root, store, on_record(root, store, name, Path(tmp) / "record", say), folder, force, say)
 
 # %% ../nbs/37_reproduce.ipynb #15f6c642
 def verdict_text(
