@@ -189,16 +189,15 @@ def appending(folder: Path, lines: int = 20_000) -> tuple[float, float]:
 
 MILLION = """
 import sys, time, resource
-from datetime import date
 from pathlib import Path
 from stockml.bundle import load_bundle
 from stockml.config import load_params
 from stockml.monitor import Case, all_checks
 from stockml.prices import read_bars
 root, journal, snapshot = map(Path, sys.argv[1:])
-begun, bars = time.perf_counter(), read_bars(snapshot, "2017-12-29")
+begun, bars = time.perf_counter(), read_bars(snapshot)
 bundle = load_bundle(root / "models/champion")
-all_checks(Case(date(2017, 12, 29), bars, bundle, root / "models/champion", journal, load_params()))
+all_checks(Case(bars["date"].max().date(), bars, bundle, root / "models/champion", journal, load_params()))
 print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
@@ -206,7 +205,7 @@ print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_m
 def a_million(folder: Path) -> tuple[float, float, float]:
     "Seconds and GiB of all monitors over a million journaled forecasts, twenty stocks a day; seconds to read those bytes."
     line, journal = forecast_line(), Journal(folder / "journal")
-    days = [str(d)[:10] for d in np.sort(bars.loc[bars["date"] < "2017-12-29", "date"].unique())[::-1]]
+    days = [str(d)[:10] for d in np.sort(bars["date"].unique())[:-1][::-1]]
     for n in range(50_000):
         for ticker in bars["ticker"].unique():
             line["stockml"] |= {"forecast_id": new_id(), "ticker": ticker, "origin": days[n % len(days)]}
