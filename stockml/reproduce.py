@@ -37,7 +37,7 @@ from .config import BadInput, StockmlError
 from .features import History, histories
 from .files import read_json, sha256
 from .journal import LINE, Found, decoded, find, input_sha256, pieces
-from .objects import Objects, digests, fetch, inside, state, whole
+from .objects import Objects, digests, fetch, inside, md5_of, state, whole
 from .prices import read_bars
 from .promote import decisions
 from .retrain import set_params
@@ -415,7 +415,7 @@ def bars_sent(
     tickers, origin = [line["ticker"] for line in lines], max(line["origin"] for line in lines)
     places = [(root / STORE, "the store in place")] if (root / STORE).exists() else []
     places += [(store.path(v.md5), f"data version {v.md5[:8]}") for v in reversed(versions(root, everything=True))
-               if v.as_of >= origin and store.path(v.md5).exists() and digests(store.path(v.md5))[0] == v.md5]
+               if v.as_of >= origin and store.path(v.md5).exists() and md5_of(store.path(v.md5)) == v.md5]
     for path, name in places:
         with suppress(BadInput):
             bars = read_bars(path, pd.Timestamp(origin).date(), tickers)

@@ -29,7 +29,7 @@ import yaml
 from .bundle import Bundle
 from .config import BadInput, StockmlError, load_params
 from .files import atomic, lock, read_json, sha256
-from .objects import Absent, Damaged, Objects, digests, inside, state, told, whole
+from .objects import Absent, Damaged, Objects, inside, md5_of, state, told, whole
 from .prices import gaps
 from .promote import decisions
 from .retrain import set_params
@@ -170,7 +170,7 @@ def versions(
 # %% ../nbs/36_versions.ipynb #9c3f17d2
 def in_place(root: Path) -> str | None: # MD5; None if there is none
     "What data/bars.parquet is now."
-    return digests(root / STORE)[0] if (root / STORE).is_file() else None
+    return md5_of(root / STORE) if (root / STORE).is_file() else None
 
 # %% ../nbs/36_versions.ipynb #d03da13a
 def manifest_of(
