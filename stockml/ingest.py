@@ -11,7 +11,6 @@ __all__ = ['SPIDERS', 'scrapy_folder', 'program', 'price_site', 'set_clock', 'cr
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from .config import BadInput, StockmlError, project_root
 from .files import lock, read_json
 from .prices import gaps, read_bars, read_csv, stale, upsert, write_bars
 from .schema import BAR_KEY
+from .warm import command
 
 # %% ../nbs/19_ingest.ipynb #17bbe815
 def scrapy_folder() -> Path: # absolute
@@ -45,7 +45,7 @@ def program(
     stderr: int | IO = subprocess.STDOUT, # as for `Popen`
 ) -> Iterator[subprocess.Popen]: # its stdout is a text pipe
     "Run a Python module there; it ends with the block, or with this process."
-    with subprocess.Popen([sys.executable, "-m", *args], cwd=scrapy_folder(), stdin=subprocess.PIPE,
+    with subprocess.Popen(command(*args), cwd=scrapy_folder(), stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True) as process: # Ctrl-C is ours to hear
         try:
             yield process

@@ -94,7 +94,9 @@ def sessions(
 ) -> pd.DatetimeIndex: # midnights, no time zone
     "NYSE sessions between two dates."
     start, end = pd.Timestamp(start), pd.Timestamp(end)
-    return _nyse(min(start.year, 1960), end.year // 10 * 10 + 10).sessions_in_range(start, end).as_unit("ms").rename("date")
+    if start > end:
+        return pd.DatetimeIndex([], dtype="datetime64[ms]", name="date")
+    return _nyse(min(start.year, 1960), max(end.year // 10 * 10 + 10, 2030)).sessions_in_range(start, end).as_unit("ms").rename("date")
 
 
 @lru_cache(10_000) # a service is asked for the same days again and again

@@ -30,6 +30,7 @@ from .files import lock, plain
 from .ingest import follower
 from .journal import Journal, event, read
 from .monitor import Check, run_monitors
+from .pipeline import forks
 from .prices import read_bars, sessions
 from .retrain import reason_to_retrain, record_version, retrain, set_params
 
@@ -306,19 +307,25 @@ def replay(
         settle(project, folder, first, changes or {}, say)
         os.environ |= {"STOCKML_ROOT": str(folder), "MLFLOW_TRACKING_URI": "",
                        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
-        params, journal = load_params(folder / "params.yaml"), Journal(folder / "journal")
-        _same(journal.folder, params, first)
-        state, later = resume(journal.folder)
-        state = state or begin(folder, params, journal, first, later, say)
-        source = {"source": params.data.source, "base_url": params.data.base_url, "tickers": params.data.tickers}
-        with follower(folder / "data/bars.parquet", **source) as scrape, Service(STOCKML_JOURNAL=str(journal.folder)) as service:
-            p = Production(folder, params, journal, scrape, service, say, newest_checks(journal.folder), later)
-            for day in sessions(state.day + timedelta(days=1), last):
-                if stop.is_set():
-                    say(f"stopped after {state.day}; the same command goes on from there")
-                    raise KeyboardInterrupt
-                state = one_day(p, state, day.date())
-        return state
+        with forks(folder):
+            return _live(folder, first, last, stop, say)
+
+
+def _live(folder: Path, first: date, last: date, stop: threading.Event, say: Callable[..., None]) -> State:
+    "The days, once the place is made."
+    params, journal = load_params(folder / "params.yaml"), Journal(folder / "journal")
+    _same(journal.folder, params, first)
+    state, later = resume(journal.folder)
+    state = state or begin(folder, params, journal, first, later, say)
+    source = {"source": params.data.source, "base_url": params.data.base_url, "tickers": params.data.tickers}
+    with follower(folder / "data/bars.parquet", **source) as scrape, Service(STOCKML_JOURNAL=str(journal.folder)) as service:
+        p = Production(folder, params, journal, scrape, service, say, newest_checks(journal.folder), later)
+        for day in sessions(state.day + timedelta(days=1), last):
+            if stop.is_set():
+                say(f"stopped after {state.day}; the same command goes on from there")
+                raise KeyboardInterrupt
+            state = one_day(p, state, day.date())
+    return state
 
 # %% ../nbs/31_replay.ipynb #be52ff53
 def begin(

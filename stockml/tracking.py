@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENT', 'MODEL', 'TOKEN', 'T', 'OURS', 'local_uri', 'tracking_uri', 'is_server', 'shown', 'places', 'experiment',
-           'keeper', 'connect', 'trouble', 'experiment_of', 'find_runs', 'fall_back', 'silence', 'join_run', 'find_run',
-           'record', 'end_run', 'close_runs', 'open_experiment', 'flat', 'log_stage', 'log_values', 'log_trial',
-           'register', 'new_version', 'fetch_bundle', 'history']
+           'keeper', 'preload', 'connect', 'trouble', 'experiment_of', 'find_runs', 'fall_back', 'silence', 'join_run',
+           'find_run', 'record', 'end_run', 'close_runs', 'open_experiment', 'flat', 'log_stage', 'log_values',
+           'log_trial', 'register', 'new_version', 'fetch_bundle', 'history']
 
 # %% ../nbs/18_tracking.ipynb #5a5f28c2
 import os
@@ -75,16 +75,31 @@ def keeper() -> Path: # absolute
     return Path(home).resolve() if home else project_root()
 
 # %% ../nbs/18_tracking.ipynb #9088b72e
-def connect(
-    uri: str | None = None, # None = `tracking_uri`
-) -> Any: # mlflow.MlflowClient
-    "A client of a place where runs are kept, with our experiment in it. `StockmlError` if it cannot be reached."
+def _quiet() -> None:
+    "What MLflow shall be told before it is loaded."
     warnings.filterwarnings("ignore", message="IProgress not found") # tqdm, in a kernel without widgets
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true") # nobody's business but the team's
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true") # there stands our JSON
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3") # 7 would be four silent minutes
+
+
+def preload() -> None:
+    "Load what `connect` will need."
+    _quiet()
+    import mlflow.store.model_registry.sqlalchemy_store # noqa: F401
+    import mlflow.store.tracking.sqlalchemy_store # noqa: F401
+    from sqlalchemy.orm import configure_mappers
+
+    configure_mappers()
+
+
+def connect(
+    uri: str | None = None, # None = `tracking_uri`
+) -> Any: # mlflow.MlflowClient
+    "A client of a place where runs are kept, with our experiment in it. `StockmlError` if it cannot be reached."
+    _quiet()
     from mlflow import MlflowClient, set_tracking_uri
 
     if uri is None:
