@@ -9,6 +9,7 @@ __all__ = ['VIEWS', 'seen_as', 'walk_views', 'walk_forward', 'Calibrated', 'cali
 
 # %% ../nbs/15_evaluate.ipynb #fda03e69
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,7 @@ def calibrated(
     how: Calibrate,
     levels: tuple[float, ...],
     rolling: bool = True, # False: of the quantiles only the newest are wanted, where they need no others
+    wanted: np.ndarray | None = None, # (n,) rows whose quantiles are wanted; None = all
 ) -> Calibrated:
     "Scales to quantiles, with what was known on each origin."
     y, ends = targets[f"y_{horizon}"].to_numpy(), targets[f"end_{horizon}"]
@@ -109,7 +111,8 @@ def calibrated(
     window, conformal = model.window or how.window, model.conformal and how.gamma
     q = np.empty((0, len(levels)))
     if rolling or conformal:
-        q = rolling_quantiles(past, rows, scale, horizon, window, how.every, own, levels)
+        asked = scale if wanted is None or conformal else np.where(wanted, scale, np.nan)
+        q = rolling_quantiles(past, rows, asked, horizon, window, how.every, own, levels)
     pooled, mine = newest(past, len(past.days), horizon, window, own, levels)
     if conformal:
         made, due = past.days.searchsorted(rows["date"]), past.days.searchsorted(ends)
@@ -128,12 +131,17 @@ def forecast_tables(
     how: Calibrate,
 ) -> Iterator[pd.DataFrame]: # one horizon each: columns of `schema.FORECASTS`, rows that have a forecast
     "Calibrated quantile forecasts of one model."
-    for k, h in enumerate(aim.horizons):
-        q = calibrated(model, rows, targets, scales[:, k], h, how, aim.quantiles).quantiles
-        ok = np.isfinite(q).all(axis=1) & (rows["fold"] >= 0).to_numpy()
-        frame = {"model": model.name, "ticker": rows["ticker"][ok], "origin": rows["date"][ok], "horizon": h}
-        frame |= {quantile_name(level): q[ok, j] for j, level in enumerate(aim.quantiles)}
-        yield pd.DataFrame(frame | {"realized": targets[f"y_{h}"][ok], "fold": rows["fold"][ok]}).reset_index(drop=True)
+    wanted = (rows["fold"] >= 0).to_numpy()
+
+    def quantiles(k: int) -> np.ndarray:
+        return calibrated(model, rows, targets, scales[:, k], aim.horizons[k], how, aim.quantiles, wanted=wanted).quantiles
+
+    with ThreadPoolExecutor(2) as pool: # NumPy sorts outside of Python
+        for h, q in zip(aim.horizons, pool.map(quantiles, range(len(aim.horizons))), strict=True):
+            ok = np.isfinite(q).all(axis=1) & wanted
+            frame = {"model": model.name, "ticker": rows["ticker"][ok], "origin": rows["date"][ok], "horizon": h}
+            frame |= {quantile_name(level): q[ok, j] for j, level in enumerate(aim.quantiles)}
+            yield pd.DataFrame(frame | {"realized": targets[f"y_{h}"][ok], "fold": rows["fold"][ok]}).reset_index(drop=True)
 
 # %% ../nbs/15_evaluate.ipynb #f6727b52
 def origins(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADDRESS', 'Cold', 'Process', 'run', 'stand_in', 'command', 'Task', 'Fork', 'serve', 'load', 'see_to', 'answer',
-           'become', 'main', 'ready', 'path']
+           'stale', 'become', 'main', 'ready', 'path']
 
 # %% ../nbs/23_warm.ipynb #aa230002
 import ctypes
@@ -83,7 +83,7 @@ def run(
     argv: list[str], # as for `Process`
 ) -> None:
     "Be this program."
-    sys.argv = [argv[0].partition(".")[0], *argv[1:]]
+    sys.argv = [argv[0].partition(":")[0].partition(".")[0], *argv[1:]]
     if ":" in argv[0]:
         resolve_name(argv[0])()
     else:
@@ -190,29 +190,35 @@ def answer(
     "Fork for somebody, if the fork would do what a new Python does."
     asker = connection.Connection(door.accept()[0].detach())
     try:
-        task = Task(*asker.recv(), [reduction.recv_handle(asker) for _ in range(3)])
-        if task.env.get("PYTHONPATH") != os.environ.get("PYTHONPATH") or any(_time(f) != t for f, t in loaded.items()):
-            return asker.send(None)
+        task = Task(*asker.recv(), [])
+        task.files.extend(reduction.recv_handle(asker) for _ in range(3))
     except (EOFError, OSError): # gone already
         return None
     gc.freeze() # no need to look at it again, here or there
-    if not (pid := os.fork()):
+    pid = None if stale(task, loaded) else os.fork()
+    if pid == 0:
         return task
     for handle in task.files:
         os.close(handle)
-    os.setpgid(pid, pid) # here as well: who comes first is not known
-    ended = os.pidfd_open(pid)
-    forks[asker] = forks[ended] = Fork(pid, asker, ended)
     with suppress(OSError): # gone by now: `see_to` will hear of it
         asker.send(pid)
+    if pid:
+        os.setpgid(pid, pid) # here as well: who comes first is not known
+        ended = os.pidfd_open(pid)
+        forks[asker] = forks[ended] = Fork(pid, asker, ended)
     return None
 
 
-def _time(file: str) -> int | None: # ns; None = it is gone
-    try:
-        return Path(file).stat().st_mtime_ns
-    except OSError:
-        return None
+def stale(
+    task: Task,
+    loaded: dict[str, int], # file -> its time, ns, when it was loaded
+) -> bool:
+    "Would a new Python load something else?"
+    def time(file: str) -> int | None:
+        with suppress(OSError):
+            return Path(file).stat().st_mtime_ns
+
+    return task.env.get("PYTHONPATH") != os.environ.get("PYTHONPATH") or any(time(f) != t for f, t in loaded.items())
 
 # %% ../nbs/23_warm.ipynb #aa23000f
 def become(

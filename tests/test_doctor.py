@@ -114,7 +114,7 @@ def test_stray_kernel_of_the_user(project, monkeypatch, tmp_path):
 
 
 def test_stale_export(project):
-    spoil_cell(project / "nbs/42_terminal.ipynb", 2, **source("#| export", "import math"))
+    spoil_cell(project / "nbs/43_terminal.ipynb", 2, **source("#| export", "import math"))
     (project / "stockml/files.py").unlink()
     found = look("export", project)
     assert found == ("error", "not what nbs/ exports: stockml/files.py, stockml/terminal.py", "nbdev_export")
@@ -140,8 +140,8 @@ def test_stages_that_lost_their_tag_or_kept_outputs(project):
 
 
 def test_unsolved_conflict(project):
-    spoil_cell(project / "nbs/42_terminal.ipynb", 2, **source("<<<<<<< local", "a = 1", "=======", "a = 2", ">>>>>>> remote"))
-    assert look("conflicts", project).says == "both versions of a merge stand in nbs/42_terminal.ipynb: keep one, in JupyterLab"
+    spoil_cell(project / "nbs/43_terminal.ipynb", 2, **source("<<<<<<< local", "a = 1", "=======", "a = 2", ">>>>>>> remote"))
+    assert look("conflicts", project).says == "both versions of a merge stand in nbs/43_terminal.ipynb: keep one, in JupyterLab"
 
 
 def test_hooks_identity_and_tree(project):

@@ -48,7 +48,7 @@ exit code 2, what could not have been prevented with exit code 1; being interrup
 |---|---|
 {rows}
 
-What a command does and why is written in [its notebook](../../nbs/44_cli.ipynb).
+What a command does and why is written in [its notebook](../../nbs/45_cli.ipynb).
 """
 
 
