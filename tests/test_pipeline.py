@@ -269,7 +269,8 @@ def test_killed_run_takes_its_stages_along(sleepy):
 def test_dvc_that_dies_is_no_success(tiny, tmp_path, monkeypatch):
     "As the kernel does where memory runs out: without a word of DVC's."
     folder = copy_of(tiny, tmp_path)
-    kill = "import psutil\n[p.kill() for p in psutil.Process().parents() if {'dvc', 'repro'} <= set(p.cmdline())]\n"
+    kill = ("import os, psutil\nfor p in psutil.process_iter():\n"
+            "    if {'dvc', 'repro'} <= set(p.cmdline()) and p.cwd() == os.getcwd():\n        p.kill()\n")
     write_notebook(folder / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 0", kill + FIRST)
     monkeypatch.setenv("STOCKML_ROOT", str(folder))
     with pytest.raises(StockmlError, match=r"^dvc repro ended with -9$"):
@@ -280,7 +281,7 @@ def test_dvc_that_dies_is_no_success(tiny, tmp_path, monkeypatch):
 def test_dvc_that_does_not_start_is_no_success(tiny, tmp_path, monkeypatch):
     "Nor is it tried again for the rest of the pipeline."
     folder = copy_of(tiny, tmp_path)
-    (folder / "dvc.py").write_text("print('tried', file=open('tried', 'a'))\nimport nothing_like_it")
+    (folder / "dvc.py").write_text("if __name__ == '__main__':\n    print('tried', file=open('tried', 'a'))\nimport nothing_like_it")
     set_params(folder, {"data": {"source": "csv", "csv": "mine.csv"}})
     monkeypatch.setenv("STOCKML_ROOT", str(folder))
     said = []
