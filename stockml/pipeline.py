@@ -29,7 +29,7 @@ from .files import lock, read_json, sha256, write_json
 from .prices import sessions
 from .remotes import locked, pull_known
 from .runner import checked, exporter, run_notebook, to_html
-from .warm import command, path, ready
+from .warm import command, ready, search_path
 
 # %% ../nbs/25_pipeline.ipynb #56f0d93b
 class Stage(NamedTuple):
@@ -169,14 +169,14 @@ class PipelineRun(NamedTuple):
 
 # %% ../nbs/25_pipeline.ipynb #4a8d4067
 def preload() -> None:
-    "What takes a second when it is first used."
+    "Make the calendar of sessions, which takes a second when it is first asked."
     sessions(date(2000, 1, 3), date(2000, 1, 3))
 
 
 NEEDED = ("dvc.cli", "ipykernel.ipkernel", "stockml.cli", "stockml.runner:preload", "pandas.plotting._matplotlib", "pyarrow.parquet",
           "scrapy.cmdline", "scrapy.core.downloader.handlers.http11", "flask", "stockml.pipeline:preload", "stockml.tracking:preload",
           "stockml.ingest", "stockml.train", "stockml.explain", "stockml.promote", "pandas.io.formats.style", "arch.univariate", "optuna",
-          "evidently") # by stages, the first one's first: modules, or functions to be called
+          "plotly.graph_objects", "sklearn.metrics", "evidently") # by stages, the first one's first: modules, or functions to be called
 
 
 def forks(
@@ -281,7 +281,7 @@ def repro(
     *args: str, # of `dvc repro`
 ) -> Iterator[str]: # lines of what DVC and the stages print
     "Run `dvc repro` to its end; neither it nor its stages outlive this process. `StockmlError` if it fails."
-    env = {**os.environ, "PATH": path(), tracking.TOKEN: token, "PYTHONUNBUFFERED": "1", "STOCKML_ROOT": str(root)}
+    env = {**os.environ, "PATH": search_path(), tracking.TOKEN: token, "PYTHONUNBUFFERED": "1", "STOCKML_ROOT": str(root)}
     with subprocess.Popen(command("dvc", "repro", *args), cwd=root, env=env, text=True, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as dvc:
         try:

@@ -136,10 +136,12 @@ def _kernels() -> type: # a `KernelManager`
         async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
             env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **options["env"]} # a kernel's own, set too late for a fork
             try:
+                if cmd[0] != sys.executable or "-m" not in cmd: # another Python's
+                    raise Cold
                 self.process = Process(cmd[cmd.index("-m") + 1:], options.get("cwd"), env)
             except Cold:
                 return await super().launch_kernel(cmd, **options)
-            self.pid = self.pgid = self.process.pid
+            self.pid, self.pgid, self.cwd = self.process.pid, self.process.pid, options.get("cwd")
             return self.connection_info
 
     class Kernels(AsyncKernelManager):

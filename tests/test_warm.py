@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from projects import gone
 
-from stockml.warm import ADDRESS, Cold, Process, command, path, ready
+from stockml.warm import ADDRESS, Cold, Process, command, ready, search_path
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks are for Linux")
 TELL = """
@@ -111,6 +111,76 @@ def test_all_are_gone_when_the_one_who_opened_the_block_is_killed(place):
     assert gone(forker)
 
 
+def test_who_starts_when_the_opener_is_killed_is_refused(place):
+    "Else it would wait for the process that forks, which waits for the forks that wait for it."
+    (place / "wait.py").write_text("import subprocess, sys, time\nfrom stockml.warm import command\nprint('up', flush=True)\n"
+                                   "sys.stdin.read()\ntime.sleep(.5)\nsubprocess.run(command('tell', '0'), stdin=subprocess.DEVNULL)")
+    code = ("import subprocess, sys, time\nfrom pathlib import Path\nfrom stockml.warm import command, ready\nwith ready(Path.cwd(), []):\n"
+            "    subprocess.Popen(command('wait'), stdin=subprocess.PIPE)\n    time.sleep(600)\n")
+    with subprocess.Popen([sys.executable, "-c", code], cwd=place, stdout=subprocess.PIPE, text=True) as opener:
+        assert opener.stdout.readline() == "up\n"
+        opener.kill()
+        assert opener.stdout.readline().startswith("False") # told by a Python of its own, to the end of the pipe
+        assert opener.stdout.read() == ""
+
+
+def test_a_system_that_tells_no_ends_has_no_forks(place, monkeypatch):
+    def refuse(_):
+        raise OSError("not here")
+
+    monkeypatch.setattr("os.pidfd_open", refuse)
+    with ready(place, ["known"]):
+        assert ADDRESS not in os.environ
+        assert run(place, "tell", "0").stdout.startswith("False")
+
+
+def test_what_is_left_in_open_files_is_written(place):
+    (place / "write.py").write_text("import sys; kept = open('text', 'w'); kept.write('all of it'); sys.stdout.write('and this')")
+    with ready(place, ["known"]):
+        assert warm(place)
+        assert run(place, "write").stdout == "and this"
+    assert (place / "text").read_text() == "all of it"
+
+
+@pytest.mark.parametrize(("code", "status"), [("sys.exit()", 0), ("sys.exit('told')", 1), ("sys.exit(7)", 7), ("1 / 0", 1), ("", 0)])
+def test_exit_codes(place, code, status):
+    (place / "end.py").write_text(f"import sys, atexit; atexit.register(print, 'cleaned up')\n{code}")
+    cold = run(place, "end")
+    with ready(place, []):
+        fork = run(place, "end")
+    assert (cold.returncode, cold.stdout) == (fork.returncode, fork.stdout) == (status, "cleaned up\n")
+    assert cold.stderr.splitlines()[-1:] == fork.stderr.splitlines()[-1:]
+
+
+def test_each_fork_draws_numbers_of_its_own(place):
+    (place / "draw.py").write_text("import numpy; print(numpy.random.rand())")
+    with ready(place, ["numpy", "known"]):
+        assert warm(place)
+        assert run(place, "draw").stdout != run(place, "draw").stdout
+
+
+def test_a_folder_that_is_named_from_here(place, monkeypatch):
+    (place / "below").mkdir()
+    (place / "below/where.py").write_text("import os; open('where', 'w').write(os.getcwd())")
+    with ready(Path("/"), []):
+        monkeypatch.chdir(place)
+        assert Process(["where"], "below").wait() == 0
+    assert (place / "below/where").read_text() == str(place / "below")
+
+
+def test_a_file_that_vanishes_is_no_trouble_for_others(tmp_path):
+    (tmp_path / "stockml").mkdir()
+    for name in ("__init__", "warm"):
+        (tmp_path / f"stockml/{name}.py").write_text((Path(__file__).parents[1] / f"stockml/{name}.py").read_text())
+    (tmp_path / "stockml/fact.py").write_text("")
+    (tmp_path / "stockml/other.py").write_text("import time; time.sleep(2)")
+    (tmp_path / "wait.py").write_text(WAIT)
+    with ready(tmp_path, ["stockml.fact", "stockml.other"]), begun(tmp_path) as (process, _):
+        (tmp_path / "stockml/fact.py").unlink()
+        time.sleep(3)
+        assert process.poll() is None
+
+
 def test_code_that_has_changed_is_not_run_from_memory(tmp_path):
     (tmp_path / "stockml").mkdir()
     for name in ("__init__", "warm"):
@@ -147,10 +217,10 @@ def test_commands_by_name(place):
     with ready(place, ["known"], greet="tool:main"):
         assert warm(place)
         ask = ["greet", "a b", "$HOME"]
-        done = subprocess.run(ask, cwd=place, env={**os.environ, "PATH": path()}, capture_output=True, text=True, check=True)
+        done = subprocess.run(ask, cwd=place, env={**os.environ, "PATH": search_path()}, capture_output=True, text=True, check=True)
     assert done.stdout == "True ['tool', 'a b', '$HOME']\n"
     assert ADDRESS not in os.environ
-    assert path().startswith(str(Path(sys.executable).parent))
+    assert search_path().startswith(str(Path(sys.executable).parent))
 
 
 def test_what_cannot_be_loaded_says_so_where_it_is_needed(place):
