@@ -206,10 +206,10 @@ def a_million(folder: Path) -> tuple[float, float, float]:
     "Seconds and GiB of all monitors over a million journaled forecasts, twenty stocks a day; seconds to read those bytes."
     line, journal = forecast_line(), Journal(folder / "journal")
     days = [str(d)[:10] for d in np.sort(bars["date"].unique())[:-1][::-1]]
-    for n in range(50_000):
-        for ticker in bars["ticker"].unique():
-            line["stockml"] |= {"forecast_id": new_id(), "ticker": ticker, "origin": days[n % len(days)]}
-            journal.append([line])
+    tickers = list(bars["ticker"].unique())
+    for n in range(1_000_000 // len(tickers)):
+        journal.append([line | {"stockml": line["stockml"] | {"forecast_id": new_id(), "ticker": t, "origin": days[n % len(days)]}}
+                        for t in tickers])
     journal.sync()
     begun = time.perf_counter()
     for path in files(folder / "journal"):

@@ -81,7 +81,7 @@ def drift_report(
             "missing": samples.missing, "rows": {"reference": len(samples.reference), "current": len(samples.current)},
             "distances": dict(sorted(((c, float(f.drift_score)) for c, f in found.items()), key=lambda d: -d[1]))}
 
-
+# %% ../nbs/21_drift.ipynb #36f2663c
 def _draw(samples: Windows, settings: Drift, html: Path) -> None:
     "Evidently's report on the same, replaced atomically. It draws four plots a feature: fifteen seconds where the figures take one."
     from evidently import DataDefinition, Dataset, Report

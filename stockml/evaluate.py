@@ -124,9 +124,9 @@ def calibrated(
 
 # %% ../nbs/15_evaluate.ipynb #e2fd1ffa
 def ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Any], Any],
-    items: Iterable[Any],
+    pool: ThreadPoolExecutor, # of two threads
+    work: Callable[[Any], Any], # what is to be done
+    items: Iterable[Any], # with each of these
 ) -> Iterator[Any]: # what `work` makes of each
     "One after the other, the next one under way: so two are in memory, not all."
     begun = deque()
@@ -136,7 +136,7 @@ def ahead(
             yield begun.popleft().result()
     yield from (one.result() for one in begun)
 
-
+# %% ../nbs/15_evaluate.ipynb #ed23b1ed
 def forecast_tables(
     model: Forecaster, # for its name and how its residuals are pooled
     rows: pd.DataFrame, # ticker, date, fold

@@ -310,7 +310,7 @@ def replay(
         with forks(folder):
             return _live(folder, first, last, stop, say)
 
-
+# %% ../nbs/32_replay.ipynb #355c11be
 def _live(folder: Path, first: date, last: date, stop: threading.Event, say: Callable[..., None]) -> State:
     "The days, once the place is made."
     params, journal = load_params(folder / "params.yaml"), Journal(folder / "journal")

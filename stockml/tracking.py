@@ -94,7 +94,7 @@ def preload() -> None:
 
     configure_mappers()
 
-
+# %% ../nbs/18_tracking.ipynb #30f10353
 def connect(
     uri: str | None = None, # None = `tracking_uri`
 ) -> Any: # mlflow.MlflowClient

@@ -135,7 +135,7 @@ class Fork(NamedTuple):
     asker: connection.Connection
     ended: int # a descriptor that can be read when it has ended
 
-
+# %% ../nbs/23_warm.ipynb #aa23000d
 def serve(
     door: socket.socket, # listens
     modules: Iterable[str], # what to load
@@ -155,7 +155,7 @@ def serve(
                 return task
     return None
 
-# %% ../nbs/23_warm.ipynb #aa23000d
+# %% ../nbs/23_warm.ipynb #aa23000e
 def load(
     name: str, # of a module, or module:function to be called without arguments
 ) -> dict[str, int]: # files of this package that are loaded by now -> `modified`
@@ -169,13 +169,13 @@ def load(
 
 
 def modified(
-    file: str,
+    file: str, # its path
 ) -> int | None: # ns; None = it is gone
     "When was it written?"
     with suppress(OSError):
         return Path(file).stat().st_mtime_ns
 
-
+# %% ../nbs/23_warm.ipynb #aa23000f
 def see_to(
     one: object, # an asker's connection or a fork's descriptor, with something to read
     forks: dict[object, Fork], # by both of these
@@ -194,7 +194,7 @@ def see_to(
     fork.asker.close()
     os.close(fork.ended)
 
-# %% ../nbs/23_warm.ipynb #aa23000e
+# %% ../nbs/23_warm.ipynb #aa230010
 def answer(
     door: socket.socket, # somebody is there
     forks: dict[object, Fork], # gets one more
@@ -222,7 +222,7 @@ def answer(
         forks[asker] = forks[ended] = Fork(pid, asker, ended)
     return None
 
-
+# %% ../nbs/23_warm.ipynb #aa230011
 def stale(
     env: dict[str, str], # of the asker
     loaded: dict[str, int], # file -> `modified` when it was loaded
@@ -233,7 +233,7 @@ def stale(
 
     return basis(env) != basis(os.environ) or any(modified(f) != t for f, t in loaded.items())
 
-# %% ../nbs/23_warm.ipynb #aa23000f
+# %% ../nbs/23_warm.ipynb #aa230012
 def become(
     task: Task,
     parent: int, # process that forked
@@ -255,7 +255,7 @@ def become(
     if "numpy" in sys.modules: # as each Python begins with numbers of its own
         sys.modules["numpy"].random.seed()
 
-# %% ../nbs/23_warm.ipynb #aa230011
+# %% ../nbs/23_warm.ipynb #aa230014
 def leave(
     status: list[int], # its exit code; empty: end as ever
 ) -> None:
@@ -290,7 +290,7 @@ def main() -> None:
         status.append(1)
         raise
 
-# %% ../nbs/23_warm.ipynb #aa230013
+# %% ../nbs/23_warm.ipynb #aa230016
 @contextmanager
 def ready(
     root: Path, # of the project: its code is loaded
@@ -318,7 +318,7 @@ def ready(
             finally:
                 del os.environ[ADDRESS]
 
-# %% ../nbs/23_warm.ipynb #aa230014
+# %% ../nbs/23_warm.ipynb #aa230017
 def able() -> bool:
     "Can a process of this system be told when another one ends? Linux can, where nobody forbids it."
     try:

@@ -76,7 +76,7 @@ def test_who_asks_while_modules_load_does_not_wait_for_all_of_them(place):
         assert run(place, "tell").stdout == "False\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_the_command_ends_the_fork(place, number):
     with ready(place, []), begun(place) as (process, pid):
         assert process.pid != pid

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -47,12 +47,10 @@ class Server:
 
     def ask(self, method: str, path: str, body=None, headers: dict | None = None) -> tuple[int, dict]:
         "Status and JSON of one request."
-        connection = self.connect()
-        connection.request(method, path, body, JSON | (headers or {}))
-        answer = connection.getresponse()
-        result = answer.status, json.loads(answer.read())
-        connection.close()
-        return result
+        with closing(self.connect()) as connection:
+            connection.request(method, path, body, JSON | (headers or {}))
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
 
     def wait_until_ready(self) -> None:
         "Return once a worker answers; fail with the log if the server ended."
