@@ -267,7 +267,7 @@ def leave(
                     file.flush()
         os._exit(status[0])
 
-
+# %% ../nbs/23_warm.ipynb #aa230015
 def main() -> None:
     "What `command` starts; with --serve, a descriptor and modules: the process that forks."
     if sys.argv[1] != "--serve":
@@ -290,7 +290,7 @@ def main() -> None:
         status.append(1)
         raise
 
-# %% ../nbs/23_warm.ipynb #aa230016
+# %% ../nbs/23_warm.ipynb #aa230017
 @contextmanager
 def ready(
     root: Path, # of the project: its code is loaded
@@ -318,7 +318,7 @@ def ready(
             finally:
                 del os.environ[ADDRESS]
 
-# %% ../nbs/23_warm.ipynb #aa230017
+# %% ../nbs/23_warm.ipynb #aa230018
 def able() -> bool:
     "Can a process of this system be told when another one ends? Linux can, where nobody forbids it."
     try:
