@@ -109,6 +109,22 @@ def test_distances_are_in_standard_deviations_largest_first():
     assert max(v for k, v in found.items() if k != "c") < .2
 
 
+def test_figures_are_those_of_the_report_that_is_drawn(inputs):
+    "They come from Evidently's stat test alone, since its Report draws plots for each."
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    samples = windows(inputs, SETTINGS)
+    samples = Windows(samples.reference.iloc[:, :12], samples.current.iloc[:, :12], [])
+    shape = DataDefinition(numerical_columns=list(samples.current))
+    sets = (Dataset.from_pandas(s.reset_index(drop=True), shape) for s in (samples.current, samples.reference))
+    preset = DataDriftPreset(drift_share=SETTINGS.share, num_method="wasserstein", num_threshold=SETTINGS.distance)
+    drawn, found = Report([preset]).run(*sets).dict()["metrics"], drift_report(samples, SETTINGS)
+    assert found["distances"] == {m["config"]["column"]: float(m["value"]) for m in drawn if "column" in m["config"]}
+    [overall] = (m["value"] for m in drawn if "DriftedColumnsCount" in m["config"]["type"])
+    assert (found["drifted"], found["share"]) == (int(overall["count"]), round(float(overall["share"]), 4))
+
+
 def test_real_windows_give_a_page(inputs, tmp_path):
     samples = windows(inputs, SETTINGS)
     found = drift_report(samples, SETTINGS, tmp_path / "deep/drift.html")

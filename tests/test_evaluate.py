@@ -285,6 +285,17 @@ def test_the_newest_quantiles_are_what_rolling_would_use_on_the_last_day(feature
             assert found.pooled.shape == (9,) and (np.diff(found.pooled) > 0).all()
 
 
+def test_quantiles_of_some_rows_are_those_of_all(features, targets, plan, small_params, trees):
+    rows, how = origins(features, plan), small_params.calibrate
+    wanted = (rows["fold"] == 1).to_numpy()
+    for name, make in makers(small_params.model, trees).items():
+        scale = walk_forward(make, features, targets, HORIZONS, plan)[:, 0]
+        every, some = (calibrated(make(), rows, targets, scale, 1, how, QUANTILES, wanted=w) for w in (None, wanted))
+        np.testing.assert_array_equal(some.quantiles[wanted], every.quantiles[wanted])
+        np.testing.assert_array_equal(some.own, every.own)
+        assert np.isfinite(some.quantiles[wanted]).any() and (name == "xgboost") == np.isfinite(some.quantiles[~wanted]).any()
+
+
 def test_only_xgboost_is_corrected_by_its_coverage(features, targets, plan, small_params, trees):
     rows, slow = origins(features, plan), small_params.calibrate
     none, fast = (slow.model_copy(update={"gamma": g}) for g in (0., .1))

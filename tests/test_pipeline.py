@@ -269,8 +269,8 @@ def test_killed_run_takes_its_stages_along(sleepy):
 def test_dvc_that_dies_is_no_success(tiny, tmp_path, monkeypatch):
     "As the kernel does where memory runs out: without a word of DVC's."
     folder = copy_of(tiny, tmp_path)
-    kill = ("import os, psutil\nfor p in psutil.process_iter():\n"
-            "    if {'dvc', 'repro'} <= set(p.cmdline()) and p.cwd() == os.getcwd():\n        p.kill()\n")
+    kill = ("import os, psutil\nfor p in psutil.process_iter(['cmdline', 'cwd']):\n"
+            "    if {'dvc', 'repro'} <= set(p.info['cmdline'] or ()) and p.info['cwd'] == os.getcwd():\n        p.kill()\n")
     write_notebook(folder / "pipelines/first.ipynb", "changes: dict = {}\nsleep: int = 0", kill + FIRST)
     monkeypatch.setenv("STOCKML_ROOT", str(folder))
     with pytest.raises(StockmlError, match=r"^dvc repro ended with -9$"):

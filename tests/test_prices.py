@@ -171,6 +171,11 @@ class TestCalendar:
     def test_exchange_was_closed_after_11_september(self):
         assert list(sessions("2001-09-10", "2001-09-17").strftime("%d")) == ["10", "17"]
 
+    @pytest.mark.parametrize(("start", "end"), [("2001-09-12", "2001-09-11"), ("2026-01-05", "1998-12-31"), ("2051-01-03", "2001-01-02")])
+    def test_an_end_before_the_start_leaves_none(self, start, end):
+        none, some = sessions(start, end), sessions("2001-09-10", "2001-09-10")
+        assert len(none) == 0 and (none.dtype, none.name) == (some.dtype, some.name)
+
     def test_years_have_about_252_sessions(self):
         assert {len(sessions(f"{y}-01-01", f"{y}-12-31")) for y in range(1996, 2026)} <= {248, 250, 251, 252, 253, 254}
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,15 @@ def place(tmp_path):
     "A project with a module, and programs: one that tells what it was given, one that waits."
     for name, code in (("tell", TELL), ("wait", WAIT), ("known", "")):
         (tmp_path / f"{name}.py").write_text(code)
+    return tmp_path
+
+
+@pytest.fixture
+def package(tmp_path):
+    "A project with a package of its own, as a clone has: what forks needs, and nothing else yet."
+    (tmp_path / "stockml").mkdir()
+    for name in ("__init__", "warm"):
+        shutil.copy(Path(__file__).parents[1] / f"stockml/{name}.py", tmp_path / "stockml")
     return tmp_path
 
 
@@ -135,7 +145,7 @@ def test_a_system_that_tells_no_ends_has_no_forks(place, monkeypatch):
 
 
 def test_what_is_left_in_open_files_is_written(place):
-    (place / "write.py").write_text("import sys; kept = open('text', 'w'); kept.write('all of it'); sys.stdout.write('and this')")
+    (place / "write.py").write_text("import sys; sys.kept = open('text', 'w'); sys.kept.write('all of it'); sys.stdout.write('and this')")
     with ready(place, ["known"]):
         assert warm(place)
         assert run(place, "write").stdout == "and this"
@@ -168,31 +178,25 @@ def test_a_folder_that_is_named_from_here(place, monkeypatch):
     assert (place / "below/where").read_text() == str(place / "below")
 
 
-def test_a_file_that_vanishes_is_no_trouble_for_others(tmp_path):
-    (tmp_path / "stockml").mkdir()
-    for name in ("__init__", "warm"):
-        (tmp_path / f"stockml/{name}.py").write_text((Path(__file__).parents[1] / f"stockml/{name}.py").read_text())
-    (tmp_path / "stockml/fact.py").write_text("")
-    (tmp_path / "stockml/other.py").write_text("import time; time.sleep(2)")
-    (tmp_path / "wait.py").write_text(WAIT)
-    with ready(tmp_path, ["stockml.fact", "stockml.other"]), begun(tmp_path) as (process, _):
-        (tmp_path / "stockml/fact.py").unlink()
+def test_a_file_that_vanishes_is_no_trouble_for_others(package):
+    (package / "stockml/fact.py").write_text("")
+    (package / "stockml/other.py").write_text("import time; time.sleep(2)")
+    (package / "wait.py").write_text(WAIT)
+    with ready(package, ["stockml.fact", "stockml.other"]), begun(package) as (process, _):
+        (package / "stockml/fact.py").unlink()
         time.sleep(3)
         assert process.poll() is None
 
 
-def test_code_that_has_changed_is_not_run_from_memory(tmp_path):
-    (tmp_path / "stockml").mkdir()
-    for name in ("__init__", "warm"):
-        (tmp_path / f"stockml/{name}.py").write_text((Path(__file__).parents[1] / f"stockml/{name}.py").read_text())
-    (tmp_path / "stockml/fact.py").write_text("FACT = 1")
-    (tmp_path / "tell.py").write_text("import sys; print('stockml.fact' in sys.modules); from stockml.fact import FACT; print(FACT)")
-    with ready(tmp_path, ["stockml.fact"]):
-        assert warm(tmp_path)
-        assert run(tmp_path, "tell").stdout == "True\n1\n"
-        (tmp_path / "stockml/fact.py").write_text("FACT = 2")
-        os.utime(tmp_path / "stockml/fact.py", (2e9, 2e9))
-        assert run(tmp_path, "tell").stdout == "False\n2\n"
+def test_code_that_has_changed_is_not_run_from_memory(package):
+    (package / "stockml/fact.py").write_text("FACT = 1")
+    (package / "tell.py").write_text("import sys; print('stockml.fact' in sys.modules); from stockml.fact import FACT; print(FACT)")
+    with ready(package, ["stockml.fact"]):
+        assert warm(package)
+        assert run(package, "tell").stdout == "True\n1\n"
+        (package / "stockml/fact.py").write_text("FACT = 2")
+        os.utime(package / "stockml/fact.py", (2e9, 2e9))
+        assert run(package, "tell").stdout == "False\n2\n"
 
 
 def test_another_path_of_modules_gets_a_python_of_its_own(place):
