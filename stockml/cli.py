@@ -26,7 +26,7 @@ from . import __version__
 from .config import BadInput, StockmlError, load_params, project_root
 from .files import plain, read_json
 from .team import app as team, push_out
-from .terminal import AsJson, Changes, journal_folder, note, progress, read_changes, read_day, read_horizons, show
+from .terminal import AsJson, Changes, Lean, journal_folder, note, progress, read_changes, read_day, read_horizons, show
 
 # %% ../nbs/45_cli.ipynb #59556ff8
 app = typer.Typer(help="Forecast how far stock prices will move, honestly, and know afterwards where each forecast came from.",
@@ -37,6 +37,7 @@ app.add_typer(team)
 def main() -> None: # ends the process
     "Run the command line; every error of ours is one line and an exit code, and whoever is told to end cleans up first."
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.meta_path.insert(0, Lean)
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except StockmlError as e:

@@ -53,6 +53,7 @@ def walk_views(
     horizons: tuple[int, ...], # sessions
     plan: Iterable[Fold], # from `folds`
     views: tuple[str, ...] = VIEWS,
+    fits: dict[int, Forecaster] | None = None, # fold -> its model: taken if it is there, else put there
 ) -> dict[str, np.ndarray]: # view -> (n, horizons) scales; NaN before the first fold, unless there is nothing to learn
     "Out-of-sample scales of one model. Views that cannot differ share an array. `BadInput` where no fold has enough to learn from."
     model = make_model()
@@ -60,18 +61,19 @@ def walk_views(
     out = {v: np.full((len(features), len(horizons)), np.nan) for v in (views[:1] if alike else views)}
     if not model.learns:
         return dict.fromkeys(views, model.fit(features, targets, horizons).scale(features))
-    fitted, missed = 0, None
+    fits, missed = {} if fits is None else fits, None
     for fold in plan:
         past, now = (features["date"] < fold.cut).to_numpy(), in_fold(features, fold)
         try:
-            model, fitted = make_model().fit(features[past], known(targets[past], fold.cut), horizons), fitted + 1
+            model = fits.get(fold.number) or make_model().fit(features[past], known(targets[past], fold.cut), horizons)
         except BadInput as e: # a panel may grow into a model: the other folds go on
             missed = e
             continue
+        fits[fold.number] = model
         rows = (features["date"] < fold.stop).to_numpy() if model.recursive else now
         for v, scales in out.items():
             scales[now] = seen_as(v, model, features[rows])[now[rows]]
-    if missed and not fitted:
+    if missed and not fits:
         raise missed
     return {v: out[views[0] if alike else v] for v in views}
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from datetime import date
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import exchange_calendars
 import numpy as np
 import pandas as pd
 
@@ -83,8 +82,10 @@ def _equal(a: pd.Series, b: pd.Series) -> np.ndarray:
 
 # %% ../nbs/03_prices.ipynb #ef7a8212
 @cache
-def _nyse(first_year: int, last_year: int) -> exchange_calendars.ExchangeCalendar:
+def _nyse(first_year: int, last_year: int) -> Any: # an ExchangeCalendar
     "The NYSE's calendar of these years."
+    import exchange_calendars # only who asks for sessions waits for it
+
     return exchange_calendars.get_calendar("XNYS", start=f"{first_year}-01-01", end=f"{last_year}-12-31")
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from scipy.fft import dct
+from scipy.special import stdtr
 
 from .config import BadInput
 from .files import atomic
@@ -81,7 +81,7 @@ def diebold_mariano(
         return np.nan, np.nan
     waves = dct(d - d.mean(), type=2, norm="ortho")[1:freedom + 1]
     t = d.mean() / np.sqrt(max((waves**2).mean() / n, 1e-300))
-    return float(t), float(2 * stats.t.sf(abs(t), freedom))
+    return float(t), float(2 * stdtr(freedom, -abs(t)))
 
 # %% ../nbs/11_score.ipynb #902b8960
 BASELINES = ("random_walk", "historical", "ewma94", "ewma97", "garch", "gjr", "har")

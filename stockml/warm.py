@@ -298,25 +298,28 @@ def ready(
     **commands: str, # name -> module:function
 ) -> Iterator[None]:
     "While the block runs, `Process` and `command` find a process that forks, where this system has what it takes."
-    if ADDRESS in os.environ or not able():
-        yield
-        return
     with TemporaryDirectory(prefix="stockml-") as folder, socket.socket(socket.AF_UNIX) as door:
+        if ADDRESS in os.environ or not able() or not _bound(door, address := f"{folder}/socket"):
+            yield
+            return
         for name, program in commands.items():
             (file := Path(folder) / name).write_text(f'#!/bin/sh\nexec {" ".join(map(quote, command(program)))} "$@"\n')
             file.chmod(0o755)
-        try:
-            door.bind(address := f"{folder}/socket")
-        except OSError: # a temporary folder with too long a name for a socket
-            yield
-            return
-        door.listen(64)
         with _serving(root, door, [*modules]):
             os.environ[ADDRESS] = address
             try:
                 yield
             finally:
                 del os.environ[ADDRESS]
+
+
+def _bound(door: socket.socket, address: str) -> bool:
+    "Listen there, if a socket can be made: a temporary folder may have too long a name."
+    with suppress(OSError):
+        door.bind(address)
+        door.listen(64)
+        return True
+    return False
 
 # %% ../nbs/23_warm.ipynb #aa230018
 def able() -> bool:

@@ -25,12 +25,12 @@ class Answer(NamedTuple):
 
 def call(*args) -> Answer:
     "Run it."
-    argv, handler, out, err = sys.argv, signal.getsignal(signal.SIGTERM), StringIO(), StringIO()
+    argv, handler, finders, out, err = sys.argv, signal.getsignal(signal.SIGTERM), [*sys.meta_path], StringIO(), StringIO()
     sys.argv = ["stockml", *map(str, args)]
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as e:
             cli.main()
     finally:
-        sys.argv = argv
+        sys.argv, sys.meta_path[:] = argv, finders
         signal.signal(signal.SIGTERM, handler)
     return Answer(e.value.code or 0, out.getvalue(), err.getvalue())

@@ -856,3 +856,16 @@ def test_interrupted_by_hand(shop, tmp_path):
 def test_json_is_strict(evaluated):
     text = call("score", evaluated[0], "--json").out
     assert not re.search(r"\bNaN\b|\bInfinity\b", text)
+
+
+def test_only_xgboost_does_without_scikit_learn():
+    code = """if True:
+        import sys
+        from stockml.terminal import Lean
+        sys.meta_path.insert(0, Lean)
+        import stockml.forecaster
+        assert "sklearn" not in sys.modules
+        from sklearn.linear_model import LinearRegression
+        assert LinearRegression().fit([[0], [1]], [1, 3]).predict([[2]]).round(6) == 5
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

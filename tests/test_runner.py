@@ -1,3 +1,4 @@
+import os
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from projects import gone
 
 from stockml.config import BadInput, StockmlError
 from stockml.runner import checked, declared, run_notebook, to_html
+from stockml.warm import ready
 
 PARAMETERS = """text: str = "x"  # a comment
 whole: int = 1
@@ -152,3 +154,24 @@ def test_the_runner_gives_signals_back(write, tmp_path):
     run_notebook(write(), tmp_path / "out.ipynb", show=False)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+TELLS = """
+import zmq
+
+
+def told(self, term=zmq.Context.term):  # IPython forgets its names before
+    with open("ended", "a") as file:
+        file.write("x")
+    term(self)
+
+
+zmq.Context.term = told
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks are for Linux")
+def test_a_kernel_in_a_fork_ends_in_order(write, tmp_path):
+    with ready(tmp_path, ["ipykernel.ipkernel"]):
+        run_notebook(write(TELLS), tmp_path / "out.ipynb", cwd=tmp_path, show=False)
+    assert (tmp_path / "ended").read_text() == "xx"  # the heartbeat's context, and at the very end its own

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pkgutil import resolve_name
 
 import numpy as np
 import pandas as pd
@@ -214,8 +215,8 @@ def newest(table, n):  # without the last n sessions
     return table[table["date"].isin(sorted(table["date"].unique())[:-n])].reset_index(drop=True)
 
 
-def walked(bars, params, trees, before, said):
-    return walk(make_features(bars), make_targets(bars, HORIZONS), params, trees, said.append, before)
+def walked(bars, params, trees, before, said, fits=None):
+    return walk(make_features(bars), make_targets(bars, HORIZONS), params, trees, said.append, before, fits)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +253,56 @@ def test_folds_of_other_code_or_another_device_are_walked_again(panel, scales, s
     monkeypatch.setattr(f"stockml.train.{what}", lambda *_: "another")
     again = walked(panel, small_params, trees, scales, said := [])
     assert len(said) == 4 * len(again.attrs["folds"])
+
+
+LEARNERS = ("garch.Garch", "baselines.Har", "forecaster.XgbScale")
+
+
+def taught(monkeypatch) -> list[str]:
+    "Who has been fitted from now on."
+    told = []
+
+    def telling(fit):
+        def tell(self, *what):
+            told.append(self.name)
+            return fit(self, *what)
+        return tell
+
+    for place in LEARNERS:
+        monkeypatch.setattr(f"stockml.{place}.fit", telling(resolve_name(f"stockml.{place}.fit")))
+    return told
+
+
+def test_models_of_the_newest_fold_are_kept_for_the_next_training(_panel, panel, scales, small_params, trees, tmp_path, monkeypatch):
+    before = walked(newest(_panel, 21), small_params, trees, None, [], tmp_path / "fits.npz")
+    told = taught(monkeypatch)
+    for _ in range(2):  # they are left there again
+        again = walked(panel, small_params, trees, before, [], tmp_path / "fits.npz")
+        pd.testing.assert_frame_equal(again, scales, check_exact=True)
+    assert told == []
+    walked(panel, small_params, trees, before, [])
+    assert {"garch", "gjr", "har", "xgboost"} <= set(told)
+
+
+@pytest.mark.parametrize("what", ["the trees", "an old price", "half a file", "no file"])
+def test_models_that_learned_from_something_else_are_fitted_again(panel, scales, small_params, trees, tmp_path, monkeypatch, what):
+    path, told = tmp_path / "fits.npz", taught(monkeypatch)
+    walked(panel, small_params, trees, scales, [], path)
+    assert set(told) == set()  # nothing was walked
+    walked(panel, small_params, trees, None, [], path)
+    if what == "half a file":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif what == "no file":
+        path.unlink()
+    elif what == "the trees":
+        trees = {**trees, "rounds": 3}
+    else:
+        panel = panel.copy()
+        panel.loc[100, "adj_close"] *= 1.01
+    told.clear()
+    again = walked(panel, small_params, trees, None, [], path)
+    assert told.count("xgboost") == len(scales.attrs["folds"])
+    pd.testing.assert_frame_equal(again, walked(panel, small_params, trees, None, []), check_exact=True)
 
 
 def test_scales_that_cannot_be_read_are_not_kept(tmp_path):

@@ -328,7 +328,7 @@ def test_no_journal_is_one_line(here, tmp_path):
 
 
 def test_it_answers_without_the_heavy_libraries(here, shop):
-    heavy = {"mlflow", "evidently", "matplotlib", "arch", "optuna", "papermill", "dask"}
+    heavy = {"mlflow", "evidently", "matplotlib", "arch", "optuna", "papermill", "dask", "sklearn", "scipy.stats", "exchange_calendars"}
     code = ("import atexit, sys; from stockml.cli import main\n"
             f"atexit.register(lambda: print(sorted({heavy} & set(sys.modules)), file=sys.stderr))\nmain()")
     done = subprocess.run([sys.executable, "-c", code, "why", id_of(shop[1]["gjr", "KO"])], capture_output=True, text=True, check=True)
