@@ -254,8 +254,8 @@ def lived(days: tuple[str, str] = ("2000-06-01", "2001-05-31")) -> list[str]:
         first = timed(lambda: subprocess.run([*ask, "2000-06-02"], cwd=ROOT, check=True, capture_output=True))
         year = timed(lambda: subprocess.run([*ask, days[1]], cwd=ROOT, check=True, capture_output=True))
         trained = sum(1 for _ in read(Path(name) / "replay/journal", "stockml.retrain")) - 1
-    return [f"| replay of a year, {trained} retrainings | {year:.0f} s | its clone, first model and two days | {first:.0f} s | "
-            f"{year / first:.1f} | 600 s |"]
+    return [f"| replay of a year, {trained} retrainings, all in all | {first + year:.0f} s | its clone, first model and two days | {first:.0f} s | "
+            f"{(first + year) / first:.1f} | 600 s |"]
 
 
 def on_gpu() -> list[str]:

@@ -68,11 +68,13 @@ def upsert(
     path = Path(path)
     with lock(path.parent / f".{path.name}.lock", what="write to the price store"):
         old = read_bars(path) if path.exists() else new[:0]
-        both = old.merge(new, on=BAR_KEY, how="inner", suffixes=("", "_new"))
+        near = old["date"] >= new["date"].min() # most of a store is older than all that comes
+        both = old[near].merge(new, on=BAR_KEY, how="inner", suffixes=("", "_new"))
         same = np.logical_and.reduce([_equal(both[c], both[f"{c}_new"]) for c in [*PRICES, "volume"]])
         counts = Upsert(len(new) - len(both), int((~same).sum()), int(same.sum()))
         if counts.added or counts.restated:
-            write_bars(path, pd.concat([old, new]).drop_duplicates(BAR_KEY, keep="last"))
+            newest = pd.concat([old[near], new]).drop_duplicates(BAR_KEY, keep="last")
+            write_bars(path, pd.concat([old[~near], newest]))
         return counts
 
 

@@ -21,6 +21,7 @@ from stockml.features import (
     make_features,
     market_features,
     newest_features,
+    path_features,
 )
 from stockml.schema import check_bars
 
@@ -123,6 +124,12 @@ def test_the_newest_rows_come_in_the_order_of_the_stocks(panel):
     one_way, other = newest_features(stocks), newest_features(stocks[::-1])
     np.testing.assert_array_equal(one_way.values, other.values[::-1])
     assert one_way.values[0, one_way.names.index("m_r")] != 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_recursive_models_walk_through_is_that_of_all_features(panel, view):
+    bars = VIEWS[view](panel)
+    assert_frame_equal(path_features(histories(bars)), make_features(bars)[["ticker", "r_0", "v_all"]], check_exact=True)
 
 
 def test_histories_are_the_bars(panel):
