@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -52,11 +53,11 @@ class Place:
         assert done.returncode == code, done.stderr
         return done
 
-    def kill_when(self, seen: Callable[[psutil.Process], bool]) -> None:
+    def kill_when(self, seen: Callable[[], bool]) -> None:
         "Start it, and kill -9 as soon as something is seen."
         process = self.start()
         parent = psutil.Process(process.pid)
-        until(lambda: process.poll() is not None or seen(parent))
+        until(lambda: process.poll() is not None or seen())
         self.children |= {p.pid for p in parent.children(recursive=True)} if process.poll() is None else set()
         process.kill()
         assert self.end(process).returncode == -signal.SIGKILL, self.said[-1].stderr
@@ -86,15 +87,13 @@ def until(true: Callable[[], bool], within_s: float = 240) -> None:
         time.sleep(.01)
 
 
-def at_work_on(stage: str) -> Callable[[psutil.Process], bool]:
-    "Is a process's DVC at this stage, with the kernel up?"
-    def seen(process: psutil.Process) -> bool:
-        try:
-            commands = [p.cmdline() for p in process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return False
-        return any(c[-2:] == ["stage", stage] for c in commands) and any("ipykernel_launcher" in c for c in commands)
-    return seen
+def at_work_on(place: Place, stage: str) -> bool:
+    "Is it at this stage, whose kernel has been through a cell?"
+    for path in (place.folder / "runs").glob(f".{stage}.ipynb.*.ipynb"):
+        with suppress(FileNotFoundError):  # over, since we looked
+            if '"status": "completed"' in path.read_text():
+                return True
+    return False
 
 
 def alone(place: Place) -> Place:
@@ -105,9 +104,9 @@ def alone(place: Place) -> Place:
 
 def killed(place: Place) -> Place:
     "kill -9 within a day, between two days and in the middle of the retraining; each time the same command goes on at once."
-    place.kill_when(lambda _: place.has("forecast", origin="2003-06-06"))
-    place.kill_when(lambda _: place.has("replay", day="2003-06-09"))
-    place.kill_when(at_work_on("train"))
+    place.kill_when(lambda: place.has("forecast", origin="2003-06-06"))
+    place.kill_when(lambda: place.has("replay", day="2003-06-09"))
+    place.kill_when(lambda: at_work_on(place, "train"))
     place.run()
     return place
 
