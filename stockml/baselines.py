@@ -19,7 +19,7 @@ class Forecaster(Protocol):
     "A scale model."
     name: str
     learns: bool # False: `fit` takes nothing from the data, so every row is out of sample
-    recursive: bool # True: `scale` wants all rows of a stock from its first bar on, of `r_0` and `v_all` only
+    recursive: bool # True: `scale` wants all rows of a stock from its first bar on, of ticker, r_0 and v_all only
     market: bool # True: its scales differ where the market's features are missing
     own: float | None # weight of a stock's own residuals (see `calibrate`); None = as params.yaml says
     window: int | None # sessions of residuals; None = as params.yaml says

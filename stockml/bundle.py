@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .baselines import Forecaster
 from .config import BadInput, Horizons, StockmlError, first_error
-from .features import MIN_BARS, History, Rows, column, columns, histories, newest_features, path_features
+from .features import MIN_BARS, History, Rows, column, columns, histories, newest_features, recursive_features
 from .files import plain, read_json, sha256, sync, write_json
 from .forecaster import MODELS, XgbScale
 from .prices import session_after
@@ -294,13 +294,13 @@ def _newest_scales(model: Forecaster, stocks: list[History], rows: Rows) -> np.n
     "Scales (stocks, horizons) from the newest bars."
     if not model.recursive:
         return model.scale(rows)
-    features = path_features(stocks)
+    features = recursive_features(stocks)
     return last_scales(model, features, features.iloc[np.cumsum([len(s.dates) for s in stocks]) - 1])
 
 
 def last_scales(
     model: Forecaster,
-    features: pd.DataFrame, # all rows of some stocks; of a recursive model `path_features` will do
+    features: pd.DataFrame, # all rows of some stocks; of a recursive model `recursive_features` will do
     last: pd.DataFrame, # the newest row of each
 ) -> np.ndarray: # (stocks, horizons)
     "Scales of the newest rows."

@@ -154,7 +154,7 @@ def _problem(error: HTTPError) -> str:
 
 # %% ../nbs/26_client.ipynb #9ee93dc9
 def series_body(
-    bars: pd.DataFrame, # of one or more tickers, one below the other
+    bars: pd.DataFrame, # valid bars of one or more tickers
     horizons: tuple[int, ...] | None = None, # sessions; None = all
 ) -> bytes: # JSON, as `POST /v1/forecast` takes it
     "Many stocks in one request, quickly. Unknown values are left out: the service checks what has nulls twenty times as long."

@@ -61,7 +61,7 @@ def walk_views(
     out = {v: np.full((len(features), len(horizons)), np.nan) for v in (views[:1] if alike else views)}
     if not model.learns:
         return dict.fromkeys(views, model.fit(features, targets, horizons).scale(features))
-    fits, missed = {} if fits is None else fits, None
+    fits, fitted, missed = {} if fits is None else fits, 0, None
     for fold in plan:
         past, now = (features["date"] < fold.cut).to_numpy(), in_fold(features, fold)
         try:
@@ -69,11 +69,11 @@ def walk_views(
         except BadInput as e: # a panel may grow into a model: the other folds go on
             missed = e
             continue
-        fits[fold.number] = model
+        fits[fold.number], fitted = model, fitted + 1
         rows = (features["date"] < fold.stop).to_numpy() if model.recursive else now
         for v, scales in out.items():
             scales[now] = seen_as(v, model, features[rows])[now[rows]]
-    if missed and not fits:
+    if missed and not fitted:
         raise missed
     return {v: out[views[0] if alike else v] for v in views}
 

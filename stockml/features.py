@@ -6,9 +6,9 @@
 __all__ = ['MARKET_NAMES', 'MIN_BARS', 'FLOOR', 'WINDOWS', 'KINDS', 'DECAYS', 'ROOT_HALF_PI', 'Block', 'GJR', 'WEEKS', 'QUARTERS',
            'AHEAD', 'NEAR', 'MARKET', 'History', 'histories', 'as_bars', 'running', 'sums', 'means', 'highs',
            'decaying', 'ewma', 'ever', 'Moves', 'moves', 'named', 'volatilities', 'variance', 'gjr', 'ranges', 'shapes',
-           'seasons', 'since_jump', 'path', 'Own', 'own_features', 'volumes', 'calendar', 'market_return',
+           'seasons', 'since_jump', 'own_returns', 'Own', 'own_features', 'volumes', 'calendar', 'market_return',
            'market_features', 'standing', 'Rows', 'feature_columns', 'columns', 'column', 'make_features',
-           'newest_features', 'path_features']
+           'newest_features', 'recursive_features']
 
 # %% ../nbs/04_features.ipynb #7a005625
 from functools import cache
@@ -304,10 +304,10 @@ def since_jump(
     return np.where(last < 0, np.nan, np.minimum(at - last, 130))
 
 # %% ../nbs/04_features.ipynb #5110102a
-def path(
+def own_returns(
     stock: History, # or several of the same days
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (..., n) log-returns, NaN first; the same, 0 first; long-run volatility
-    "How a stock has moved."
+    "How a stock has moved from day to day, and how far in the long run."
     price = np.log(stock.adj_close)
     r, x = np.full(price.shape, np.nan), np.zeros(price.shape)
     r[..., 1:] = x[..., 1:] = price[..., 1:] - price[..., :-1]
@@ -327,7 +327,7 @@ def own_features(
     at: np.ndarray, # (k,) rows that are wanted
 ) -> Own:
     "Everything that a single history tells."
-    r, x, v_all = path(stock)
+    r, x, v_all = own_returns(stock)
     v_ewma97, size = np.sqrt(ewma(x**2, .97, slice(None))), np.full(x.shape, np.nan)
     size[..., 1:] = np.abs(x[..., 1:]) / (v_ewma97[..., :-1] + FLOOR)
     m = moves(x, at)
@@ -547,12 +547,12 @@ def newest_features(
     return Rows(rows.names, rows.values[last])
 
 
-def path_features(
+def recursive_features(
     stocks: list[History],
 ) -> pd.DataFrame: # ticker, float32 r_0 and v_all as of `make_features`; a row per bar
     "What a recursive model walks through, without all the others."
     with np.errstate(all="ignore"):
-        r, _, v_all = zip(*map(path, stocks), strict=True)
+        r, _, v_all = zip(*map(own_returns, stocks), strict=True)
     columns = {name: np.concatenate(x).astype(np.float32) for name, x in (("r_0", r), ("v_all", v_all))}
     ticker = np.repeat([s.ticker for s in stocks], [len(s.dates) for s in stocks])
     return pd.DataFrame({"ticker": pd.array(ticker, dtype=str), **{n: np.where(np.isinf(x), np.nan, x) for n, x in columns.items()}})

@@ -155,10 +155,10 @@ def _kernels() -> type: # a `KernelManager`
 
 # %% ../nbs/24_runner.ipynb #a20c0918
 def kernel() -> None:
-    "What a fork runs as a kernel: ipykernel's, which ends at once."
+    "What a fork runs as a kernel: ipykernel's, which ends in order."
     from ipykernel.kernelapp import IPKernelApp
 
-    class Kernel(IPKernelApp):
+    class Orderly(IPKernelApp):
         def init_iopub(self, context: Any) -> None:
             super().init_iopub(context)
             atexit.unregister(self.iopub_thread.stop) # `close` stops it
@@ -169,7 +169,8 @@ def kernel() -> None:
                 self.control_thread.join()
             super().close()
 
-    Kernel.launch_instance()
+    del sys.path[0] # the folder's own modules come last, as `ipykernel_launcher` has it
+    Orderly.launch_instance()
 
 # %% ../nbs/24_runner.ipynb #ddb1369c
 @contextmanager

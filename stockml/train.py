@@ -52,7 +52,7 @@ def walk(
     trees: dict | None = None, # from the search; None = the defaults
     say: Callable[[str], None] = lambda _: None, # told each model and fold as it starts
     before: pd.DataFrame | None = None, # what this returned the last time: folds that saw the same are taken from it
-    fits: Path | None = None, # the newest fold's models: taken from here if they learned from the same, then left here; None = nowhere
+    fits: Path | None = None, # a newest fold's models: taken from here if they learned from the same, then left here; None = nowhere
 ) -> pd.DataFrame: # ticker, date, float32 scales of the log-return per model, view and horizon; null before the first fold
     "All models' scales, each forecast by a model that had not seen its outcome; `attrs` say what each fold came from."
     horizons, s, out = params.targets.horizons, params.split, {}
@@ -61,7 +61,7 @@ def walk(
     old = {} if before is None else before.attrs.get("folds", {})
     kept = [f for f in plan if old.get(str(f.number)) == keys[str(f.number)]]
     todo, newest, make = [f for f in plan if f not in kept], plan[-1].number, makers(params.model, trees)
-    made = {name: {newest: model} for name, model in last_fits(fits, learned, make, horizons).items()}
+    made = last_fits(fits, learned, make, horizons)
     walks = {name: partial(walk_views, make[name], features, targets, horizons, announced(todo, name, say), fits=made.setdefault(name, {}))
              for name in make}
     for name, views in side_by_side(walks).items():
@@ -73,7 +73,7 @@ def walk(
     if kept:
         say(f"{len(kept)} of {len(plan)} folds saw what they had seen the last time: kept")
     table.attrs["folds"] = keys # to_parquet and read_parquet keep them
-    keep_fits(fits, learned, {name: models[newest] for name, models in made.items() if newest in models})
+    keep_fits(fits, learned[newest], {name: models[newest] for name, models in made.items() if newest in models})
     return table
 
 # %% ../nbs/17_train.ipynb #b6ab5da8
@@ -82,14 +82,15 @@ def fold_keys(
     features: pd.DataFrame, # as for `walk`
     targets: pd.DataFrame, # row by row beside them
     how: tuple, # the parameters
-) -> tuple[dict[str, str], str]: # number of the fold -> hash; that of what the newest fold's models learn from
+) -> tuple[dict[str, str], dict[int, str]]: # number of the fold -> hash; the same of what its models learn from
     "Names of all that each fold's scales come from: the rows up to its end, the outcomes known at its cut, parameters and code."
     rows, common, keys = pd.util.hash_pandas_object(features, index=False).to_numpy(), repr((how, code_hash())), {}
+    learned: dict[int, str] = {}
     for fold in plan:
         past, seen = (features["date"] < fold.cut).to_numpy(), (features["date"] < fold.stop).to_numpy()
         due = pd.util.hash_pandas_object(known(targets[past], fold.cut), index=False).to_numpy()
-        learned = hashlib.sha256(repr((common, fold.cut)).encode() + rows[past].tobytes() + due.tobytes()).hexdigest()
-        keys[str(fold.number)] = hashlib.sha256(repr((learned, fold.start)).encode() + rows[seen].tobytes()).hexdigest()
+        learned[fold.number] = own = hashlib.sha256(repr((common, fold.cut)).encode() + rows[past].tobytes() + due.tobytes()).hexdigest()
+        keys[str(fold.number)] = hashlib.sha256(repr((own, fold.start)).encode() + rows[seen].tobytes()).hexdigest()
     return keys, learned
 
 # %% ../nbs/17_train.ipynb #52ebef9a
@@ -114,22 +115,21 @@ def scale_column(
 # %% ../nbs/17_train.ipynb #52ebef9b
 def last_fits(
     path: Path | None, # from `keep_fits`; None = there are none
-    key: str, # what the models must have learned from
+    learned: dict[int, str], # fold -> what its models learn from
     make: dict[str, Callable[[], Forecaster]], # from `makers`
     horizons: tuple[int, ...], # sessions
-) -> dict[str, Forecaster]: # by name; empty if they learned from something else, or cannot be read
+) -> dict[str, dict[int, Forecaster]]: # by name and fold; empty if they learned from something else, or cannot be read
     "Models that were fitted the last time."
     if path is None:
         return {}
     try:
         with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            if str(file["key"]) != key:
-                return {}
+            fold = next(n for n, key in learned.items() if key == str(file["key"]))
             state = {name: {} for name in file["models"].tolist()}
             for name, part in (k.split("/") for k in file.files if "/" in k):
                 state[name][part] = file[f"{name}/{part}"]
-            return {name: make[name]().restore(arrays, horizons) for name, arrays in state.items()}
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+            return {name: {fold: make[name]().restore(arrays, horizons)} for name, arrays in state.items()}
+    except (StopIteration, OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, BadZipFile): # what zip files can hold
         return {}
 
 # %% ../nbs/17_train.ipynb #52ebef9c
@@ -139,8 +139,8 @@ def keep_fits(
     models: dict[str, Forecaster], # by name
 ) -> None:
     "Keep fitted models for the next time."
-    arrays = {f"{name}/{part}": array for name, model in models.items() for part, array in model.state().items()}
     if path:
+        arrays = {f"{name}/{part}": array for name, model in models.items() for part, array in model.state().items()}
         with atomic(path) as tmp, tmp.open("wb") as file:
             np.savez(file, key=key, models=[*models], **arrays)
 

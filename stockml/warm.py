@@ -298,8 +298,11 @@ def ready(
     **commands: str, # name -> module:function
 ) -> Iterator[None]:
     "While the block runs, `Process` and `command` find a process that forks, where this system has what it takes."
+    if ADDRESS in os.environ or not able():
+        yield
+        return
     with TemporaryDirectory(prefix="stockml-") as folder, socket.socket(socket.AF_UNIX) as door:
-        if ADDRESS in os.environ or not able() or not _bound(door, address := f"{folder}/socket"):
+        if not _bound(door, address := f"{folder}/socket"):
             yield
             return
         for name, program in commands.items():
@@ -312,15 +315,6 @@ def ready(
             finally:
                 del os.environ[ADDRESS]
 
-
-def _bound(door: socket.socket, address: str) -> bool:
-    "Listen there, if a socket can be made: a temporary folder may have too long a name."
-    with suppress(OSError):
-        door.bind(address)
-        door.listen(64)
-        return True
-    return False
-
 # %% ../nbs/23_warm.ipynb #aa230018
 def able() -> bool:
     "Can a process of this system be told when another one ends? Linux can, where nobody forbids it."
@@ -331,6 +325,15 @@ def able() -> bool:
     return True
 
 
+def _bound(door: socket.socket, address: str) -> bool:
+    "Listen there, if a socket can be made: a temporary folder may have too long a name."
+    with suppress(OSError):
+        door.bind(address)
+        door.listen(64)
+        return True
+    return False
+
+# %% ../nbs/23_warm.ipynb #aa232a00
 @contextmanager
 def _serving(root: Path, door: socket.socket, modules: list[str]) -> Iterator[None]:
     "Run the process that forks. It is terminated in the end; should we be killed, it ends when its last fork has."

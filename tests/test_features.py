@@ -21,7 +21,7 @@ from stockml.features import (
     make_features,
     market_features,
     newest_features,
-    path_features,
+    recursive_features,
 )
 from stockml.schema import check_bars
 
@@ -129,7 +129,7 @@ def test_the_newest_rows_come_in_the_order_of_the_stocks(panel):
 @pytest.mark.parametrize("view", VIEWS)
 def test_what_recursive_models_walk_through_is_that_of_all_features(panel, view):
     bars = VIEWS[view](panel)
-    assert_frame_equal(path_features(histories(bars)), make_features(bars)[["ticker", "r_0", "v_all"]], check_exact=True)
+    assert_frame_equal(recursive_features(histories(bars)), make_features(bars)[["ticker", "r_0", "v_all"]], check_exact=True)
 
 
 def test_histories_are_the_bars(panel):

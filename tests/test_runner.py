@@ -156,22 +156,54 @@ def test_the_runner_gives_signals_back(write, tmp_path):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-TELLS = """
-import zmq
+ORDER = """
+import time
+
+from ipykernel.kernelapp import IPKernelApp
 
 
-def told(self, term=zmq.Context.term):  # IPython forgets its names before
-    with open("ended", "a") as file:
-        file.write("x")
-    term(self)
+def late(self=None, sleep=time.sleep, stop=IPKernelApp.instance().control_thread.io_loop.stop):  # IPython forgets its names at the end
+    sleep(.5)
+    stop()
 
 
-zmq.Context.term = told
+def told(timeout=None, control=IPKernelApp.instance().control_thread, join=IPKernelApp.instance().iopub_thread.thread.join, open=open):
+    with open("order", "w") as file:
+        file.write("orders are still taken" if control.is_alive() else "last")
+    join(timeout)
+
+
+IPKernelApp.instance().control_thread.io_loop.stop = late
+IPKernelApp.instance().iopub_thread.thread.join = told
+"""
+PATH = """
+import colorsys
+import sys
+
+print("a fork" if "stockml.warm" in sys.modules else "a new Python", colorsys.__file__)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks are for Linux")
-def test_a_kernel_in_a_fork_ends_in_order(write, tmp_path):
-    with ready(tmp_path, ["ipykernel.ipkernel"]):
-        run_notebook(write(TELLS), tmp_path / "out.ipynb", cwd=tmp_path, show=False)
-    assert (tmp_path / "ended").read_text() == "xx"  # the heartbeat's context, and at the very end its own
+@pytest.fixture
+def forked(write, tmp_path):
+    "Run a notebook in a fork."
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("forks are for Linux")
+
+    def run(code: str) -> str:
+        with ready(tmp_path, ["ipykernel.ipkernel"]):
+            out = run_notebook(write(code), tmp_path / "out.ipynb", cwd=tmp_path, show=False)
+        return "".join(o.get("text", "") for c in nbformat.read(out, 4).cells for o in c.get("outputs", []))
+
+    return run
+
+
+def test_a_kernel_in_a_fork_sends_what_was_printed_until_it_takes_no_more_orders(forked, tmp_path):
+    forked(ORDER)
+    assert (tmp_path / "order").read_text() == "last"
+
+
+def test_a_kernel_in_a_fork_looks_for_modules_as_any_other(forked, tmp_path):
+    (tmp_path / "colorsys.py").touch()
+    said = forked(PATH)
+    assert said.startswith("a fork ") and str(tmp_path) not in said

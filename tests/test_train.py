@@ -284,7 +284,18 @@ def test_models_of_the_newest_fold_are_kept_for_the_next_training(_panel, panel,
     assert {"garch", "gjr", "har", "xgboost"} <= set(told)
 
 
-@pytest.mark.parametrize("what", ["the trees", "an old price", "half a file", "no file"])
+def test_a_fold_that_has_ended_has_its_models_still(_panel, panel, small_params, trees, tmp_path, monkeypatch):
+    "A new one has begun: of the two that are walked only the new one's models are fitted."
+    ended = newest(_panel, 600)
+    before = walked(ended, small_params, trees, None, [], tmp_path / "fits.npz")
+    told = taught(monkeypatch)
+    again = walked(panel, small_params, trees, before, [], tmp_path / "fits.npz")
+    new = len(again.attrs["folds"]) - len(before.attrs["folds"])
+    assert new >= 1 and told.count("xgboost") == new
+    pd.testing.assert_frame_equal(again, walked(panel, small_params, trees, None, []), check_exact=True)
+
+
+@pytest.mark.parametrize("what", ["the trees", "an old price", "half a file", "another way to compress", "a plain array", "no file"])
 def test_models_that_learned_from_something_else_are_fitted_again(panel, scales, small_params, trees, tmp_path, monkeypatch, what):
     path, told = tmp_path / "fits.npz", taught(monkeypatch)
     walked(panel, small_params, trees, scales, [], path)
@@ -292,6 +303,13 @@ def test_models_that_learned_from_something_else_are_fitted_again(panel, scales,
     walked(panel, small_params, trees, None, [], path)
     if what == "half a file":
         path.write_bytes(path.read_bytes()[:5000])
+    elif what == "another way to compress":
+        directory = (data := bytearray(path.read_bytes())).index(b"PK\x01\x02")
+        data[directory + 10] = 99
+        path.write_bytes(data)
+    elif what == "a plain array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
     elif what == "no file":
         path.unlink()
     elif what == "the trees":

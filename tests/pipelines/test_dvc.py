@@ -136,7 +136,7 @@ def test_nothing_that_never_hashes_the_same_is_an_out():
     assert not [o for o in outs if o.startswith(("runs", "mlflow", "mlartifacts")) or o.endswith(".ipynb")]
 
 
-@pytest.mark.parametrize("out", ["data/bars.parquet", "models/champion", "models/promotions.jsonl"])
+@pytest.mark.parametrize("out", ["data/bars.parquet", "data/fits.npz", "data/scales.parquet", "models/champion", "models/promotions.jsonl"])
 def test_what_grows_is_not_deleted_before_a_run(out):
     options = {k: v for s in ORDER for e in STAGES[s].get("outs", []) if isinstance(e, dict) for k, v in e.items()}
     assert options[out] == {"persist": True}

@@ -295,7 +295,7 @@ def test_tree_stays_clean(project):
 def test_two_full_runs_are_equal_to_the_byte(project, tmp_path_factory):
     twin = projects.pair(tmp_path_factory.getbasetemp() / "projects")[1]
     assert twin.code == 0, twin.err
-    names = ["data/bars.parquet", "data/features.parquet", "data/scales.parquet", "models/trees.json",
+    names = ["data/bars.parquet", "data/features.parquet", "data/scales.parquet", "data/fits.npz", "models/trees.json",
              "reports/forecasts.parquet", "reports/alone.parquet", "models/champion/record.parquet"]
     names += [f"models/challenger/{n}" for n in ("model.ubj", "residuals.npz", "reference.parquet")]
     names += [f"metrics/{n}.json" for n in ("ingest", "search", "evaluate", "backtest", "drift")]
