@@ -20,8 +20,8 @@ def test_clone_with_a_filled_remote_only_serves(project, tmp_path):
     done = projects.stockml(bob, "run", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert (said["ran"], said["run_id"], len(said["pulled"])) == ([], None, 18)
-    assert "18 results from the remote, nothing to compute" in done.stderr
+    assert (said["ran"], said["run_id"], len(said["pulled"])) == ([], None, 19)
+    assert "19 results from the remote, nothing to compute" in done.stderr
     served = {p.name: p.read_bytes() for p in (bob / "models/champion").iterdir()}
     assert served == {p.name: p.read_bytes() for p in (ada / "models/champion").iterdir()}
     page = (bob / "reports/index.html").read_text()
