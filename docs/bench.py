@@ -1,8 +1,8 @@
 """Measure speed and size, and write docs/PERFORMANCE.md: `make bench`, or `make bench PARTS="sharing clone"`; see --help.
 
 Machines differ and are noisy, so each figure stands beside a floor that ran in turns with it: the same work with the part that is ours
-left out. The ratio is what to compare over time. Medians of three rounds, of a replay and of a
-clone one. Each part says when it was measured.
+left out. The ratio is what to compare over time. Medians of three rounds, of a replay and a
+clone of one. Each part says when it was measured.
 """
 
 import argparse

@@ -57,8 +57,7 @@ def walk_views(
 ) -> dict[str, np.ndarray]: # view -> (n, horizons) scales; NaN before the first fold, unless there is nothing to learn
     "Out-of-sample scales of one model. Views that cannot differ share an array. `BadInput` where no fold has enough to learn from."
     model = make_model()
-    alike = not model.market or bool(features["m_r"].isna().all())
-    out = {v: np.full((len(features), len(horizons)), np.nan) for v in (views[:1] if alike else views)}
+    out = {v: np.full((len(features), len(horizons)), np.nan) for v in (views if model.market and features["m_r"].count() else views[:1])}
     if not model.learns:
         return dict.fromkeys(views, model.fit(features, targets, horizons).scale(features))
     fits, fitted, missed = {} if fits is None else fits, 0, None
@@ -75,7 +74,7 @@ def walk_views(
             scales[now] = seen_as(v, model, features[rows])[now[rows]]
     if missed and not fitted:
         raise missed
-    return {v: out[views[0] if alike else v] for v in views}
+    return {v: out.get(v, out[views[0]]) for v in views}
 
 # %% ../nbs/15_evaluate.ipynb #609e7d21
 def walk_forward(

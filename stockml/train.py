@@ -65,8 +65,7 @@ def walk(
     walks = {name: partial(walk_views, make[name], features, targets, horizons, announced(todo, name, say), fits=made.setdefault(name, {}))
              for name in make}
     for name, views in side_by_side(walks).items():
-        for view in VIEWS[:1] if views[VIEWS[0]] is views[VIEWS[1]] else VIEWS:
-            out |= {scale_column(name, view, h): views[view][:, k].astype(np.float32) for k, h in enumerate(horizons)}
+        out |= _scale_columns(name, views, horizons)
     table = features[BAR_KEY].join(pd.DataFrame(out, features.index))
     for fold in kept:
         table.loc[in_fold(table, fold), list(out)] = before.loc[in_fold(before, fold), list(out)].to_numpy()
@@ -111,6 +110,12 @@ def scale_column(
 ) -> str: # e.g. har_21, har_alone_21
     "Name of a column in a table of scales."
     return f"{model}_{horizon}" if view == VIEWS[0] else f"{model}_{view}_{horizon}"
+
+
+def _scale_columns(name: str, views: dict[str, np.ndarray], horizons: tuple[int, ...]) -> dict[str, np.ndarray]:
+    "A model's scales as columns; views that are alike share theirs."
+    apart = VIEWS[:1] if views[VIEWS[0]] is views[VIEWS[1]] else VIEWS
+    return {scale_column(name, view, h): views[view][:, k].astype(np.float32) for view in apart for k, h in enumerate(horizons)}
 
 # %% ../nbs/17_train.ipynb #52ebef9b
 def last_fits(
