@@ -173,10 +173,10 @@ def preload() -> None:
     sessions(date(2000, 1, 3), date(2000, 1, 3))
 
 
-NEEDED = ("dvc.cli", "ipykernel.ipkernel", "stockml.cli", "stockml.runner:preload", "pandas.plotting._matplotlib", "pyarrow.parquet",
-          "scrapy.cmdline", "scrapy.core.downloader.handlers.http11", "flask", "stockml.pipeline:preload", "stockml.tracking:preload",
-          "stockml.ingest", "stockml.train", "stockml.explain", "stockml.promote", "pandas.io.formats.style", "arch.univariate", "optuna",
-          "plotly.graph_objects", "sklearn.metrics", "evidently") # by stages, the first one's first: modules, or functions to be called
+NEEDED = ("dvc.cli", "ipykernel.ipkernel", "ipykernel.debugger", "stockml.cli", "stockml.runner:preload", "pandas.plotting._matplotlib",
+          "pyarrow.parquet", "scrapy.cmdline", "scrapy.core.downloader.handlers.http11", "flask", "stockml.pipeline:preload",
+          "stockml.tracking:preload", "stockml.ingest", "stockml.train", "stockml.explain", "stockml.promote", "pandas.io.formats.style",
+          "arch.univariate", "optuna", "plotly.graph_objects", "sklearn.metrics", "evidently") # as stages need them: modules, functions to be called
 
 
 def forks(

@@ -6,6 +6,7 @@
 __all__ = ['TYPES', 'declared', 'checked', 'run_notebook', 'kernel', 'exporter', 'preload', 'to_html']
 
 # %% ../nbs/24_runner.ipynb #b1106141
+import asyncio
 import atexit
 import json
 import logging
@@ -15,9 +16,11 @@ import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from queue import Empty
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.modules.setdefault("rfc3987_syntax", None) # jsonschema would build a grammar of it for a second: no notebook holds such addresses
@@ -98,14 +101,14 @@ def run_notebook(
     "Run a notebook in a kernel of its own. `BadInput` as the notebook found it, `StockmlError` names the failing cell."
     parameters = checked(notebook, parameters)
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, _limits(timeout_s, notebook):
+    with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, TemporaryDirectory() as folder, _limits(timeout_s, notebook):
         papermill = _papermill() # its own dependencies warn
         from nbclient.exceptions import DeadKernelError
 
         target = tmp.with_suffix(".ipynb")
         try:
             papermill.execute_notebook(str(notebook), str(target), parameters, cwd=cwd, progress_bar=False, kernel_name="python3",
-                                       kernel_manager_class=_kernels(), extra_arguments=["--log-level=50"], # it warns of its own transport
+                                       kernel_manager_class=_kernels(folder), extra_arguments=["--log-level=50"], # it warns of its own transport
                                        stdout_file=sys.stdout if show else None, stderr_file=sys.stderr if show else None)
             target.replace(tmp)
         except papermill.PapermillExecutionError as e:
@@ -128,10 +131,26 @@ def _told(error: Any, notebook: Path, failed: Path) -> StockmlError:
     return StockmlError(f"{notebook.name}, cell {error.cell_index} ({line[0][:60]}): {what}; see {failed}")
 
 # %% ../nbs/24_runner.ipynb #a20c0916
-def _kernels() -> type: # a `KernelManager`
+def _kernels(
+    folder: str, # for their sockets
+) -> type: # a `KernelManager`
     "What starts kernels."
-    from jupyter_client import AsyncKernelManager
+    import zmq
+    from jupyter_client import AsyncKernelClient, AsyncKernelManager
     from jupyter_client.provisioning import LocalProvisioner
+    from nbclient.exceptions import DeadKernelError
+
+    class Client(AsyncKernelClient):
+        async def wait_for_ready(self, timeout: float | None = None) -> None:
+            async with asyncio.timeout(timeout):
+                while True:
+                    self.kernel_info()
+                    with suppress(Empty):
+                        await self.get_shell_msg(timeout=1)
+                        await self.get_iopub_msg(timeout=0.2) # the last to be connected
+                        return
+                    if not await self.is_alive():
+                        raise DeadKernelError
 
     class Forked(LocalProvisioner):
         async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
@@ -145,10 +164,16 @@ def _kernels() -> type: # a `KernelManager`
             self.pid, self.pgid, self.cwd = self.process.pid, self.process.pid, options.get("cwd")
             return self.connection_info
 
+        async def shutdown_requested(self, restart: bool = False) -> None:
+            if isinstance(self.process, Process): # it has ended before someone looks, which is done every tenth of a second
+                await asyncio.to_thread(self.process.poll, 1)
+
     class Kernels(AsyncKernelManager):
         def __init__(self, **options: Any):
-            super().__init__(**options)
+            super().__init__(client_factory=Client, **options)
             self.kernel_id = self.kernel_id or uuid.uuid4().hex
+            if len(folder) + 10 < zmq.IPC_PATH_MAX_LEN: # a socket's path has an end; 0 where there are no such sockets
+                self.connection_file, self.transport = f"{folder}/k.json", "ipc"
             self.provisioner = Forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
 
     return Kernels
@@ -217,7 +242,7 @@ def preload() -> None:
     "Load all that running a notebook and making its page will need."
     with warnings.catch_warnings(action="ignore"):
         _papermill()
-        _kernels()
+        _kernels("")
         exporter()
 
 

@@ -1,5 +1,6 @@
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -207,3 +208,18 @@ def test_a_kernel_in_a_fork_looks_for_modules_as_any_other(forked, tmp_path):
     (tmp_path / "colorsys.py").touch()
     said = forked(PATH)
     assert said.startswith("a fork ") and str(tmp_path) not in said
+
+
+@pytest.mark.parametrize(("folder", "spoken_through"), [("short", "ipc"), ("long" * 30, "tcp")])
+def test_kernels_do_not_compete_for_ports(write, tmp_path, monkeypatch, folder, spoken_through):
+    (tmp_path / folder).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    out = run_notebook(write("print(get_ipython().parent.parent.transport)"), tmp_path / "out.ipynb", show=False)
+    assert nbformat.read(out, 4).cells[-1].outputs[0]["text"].strip() == spoken_through
+    assert not list((tmp_path / folder).iterdir())
+
+
+def test_kernel_that_cannot_start_is_named(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(StockmlError, match="its kernel died"):
+        run_notebook(write("1"), tmp_path / "out.ipynb", show=False)
