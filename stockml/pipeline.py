@@ -176,7 +176,7 @@ def preload() -> None:
 NEEDED = ("dvc.cli", "ipykernel.ipkernel", "ipykernel.debugger", "stockml.cli", "stockml.runner:preload", "pandas.plotting._matplotlib",
           "pyarrow.parquet", "scrapy.cmdline", "scrapy.core.downloader.handlers.http11", "flask", "stockml.pipeline:preload",
           "stockml.tracking:preload", "stockml.ingest", "stockml.train", "stockml.explain", "stockml.promote", "pandas.io.formats.style",
-          "arch.univariate", "optuna", "plotly.graph_objects", "sklearn.metrics", "evidently") # as stages need them: modules, functions to be called
+          "arch.univariate", "optuna", "plotly.graph_objects", "sklearn.metrics", "evidently") # as stages need them
 
 
 def forks(

@@ -108,7 +108,7 @@ def run_notebook(
         target = tmp.with_suffix(".ipynb")
         try:
             papermill.execute_notebook(str(notebook), str(target), parameters, cwd=cwd, progress_bar=False, kernel_name="python3",
-                                       kernel_manager_class=_kernels(folder), extra_arguments=["--log-level=50"], # it warns of its own transport
+                                       kernel_manager_class=_kernels(folder), extra_arguments=["--log-level=50"], # it warns of ports
                                        stdout_file=sys.stdout if show else None, stderr_file=sys.stderr if show else None)
             target.replace(tmp)
         except papermill.PapermillExecutionError as e:
