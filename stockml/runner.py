@@ -101,7 +101,8 @@ def run_notebook(
     "Run a notebook in a kernel of its own. `BadInput` as the notebook found it, `StockmlError` names the failing cell."
     parameters = checked(notebook, parameters)
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, TemporaryDirectory() as folder, _limits(timeout_s, notebook):
+    with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, _limits(timeout_s, notebook), \
+         TemporaryDirectory(ignore_cleanup_errors=True) as folder: # of a kernel's sockets
         papermill = _papermill() # its own dependencies warn
         from nbclient.exceptions import DeadKernelError
 
@@ -116,6 +117,8 @@ def run_notebook(
             raise _told(e, notebook, failed) from None
         except DeadKernelError:
             raise StockmlError(f"{notebook.name}: its kernel died; was it killed, or short of memory?") from None
+        except TimeoutError:
+            raise StockmlError(f"{notebook.name}: its kernel does not answer; is the machine short of memory, or too busy?") from None
         finally:
             target.unlink(missing_ok=True)
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)

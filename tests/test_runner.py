@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import tempfile
@@ -222,4 +223,10 @@ def test_kernels_do_not_compete_for_ports(write, tmp_path, monkeypatch, folder, 
 def test_kernel_that_cannot_start_is_named(write, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with pytest.raises(StockmlError, match="its kernel died"):
+        run_notebook(write("1"), tmp_path / "out.ipynb", show=False)
+
+
+def test_kernel_that_does_not_answer_is_named(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds, timeout=asyncio.timeout: timeout(.01))
+    with pytest.raises(StockmlError, match="its kernel does not answer"):
         run_notebook(write("1"), tmp_path / "out.ipynb", show=False)
