@@ -103,10 +103,9 @@ def run_notebook(
     logging.getLogger("papermill").setLevel(logging.WARNING)
     with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, _limits(timeout_s, notebook), \
          TemporaryDirectory(ignore_cleanup_errors=True) as folder: # of a kernel's sockets
-        papermill = _papermill() # its own dependencies warn
+        papermill, target = _papermill(), tmp.with_suffix(".ipynb") # its own dependencies warn
         from nbclient.exceptions import DeadKernelError
 
-        target = tmp.with_suffix(".ipynb")
         try:
             papermill.execute_notebook(str(notebook), str(target), parameters, cwd=cwd, progress_bar=False, kernel_name="python3",
                                        kernel_manager_class=_kernels(folder), extra_arguments=["--log-level=50"], # it warns of ports
@@ -115,10 +114,8 @@ def run_notebook(
         except papermill.PapermillExecutionError as e:
             target.replace(failed := out.with_suffix(".failed.ipynb"))
             raise _told(e, notebook, failed) from None
-        except DeadKernelError:
-            raise StockmlError(f"{notebook.name}: its kernel died; was it killed, or short of memory?") from None
-        except TimeoutError:
-            raise StockmlError(f"{notebook.name}: its kernel does not answer; is the machine short of memory, or too busy?") from None
+        except (DeadKernelError, TimeoutError) as e:
+            raise _lost(e, notebook) from None
         finally:
             target.unlink(missing_ok=True)
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)
@@ -133,27 +130,16 @@ def _told(error: Any, notebook: Path, failed: Path) -> StockmlError:
     what = " ".join(f"{error.ename}: {error.evalue}".split())
     return StockmlError(f"{notebook.name}, cell {error.cell_index} ({line[0][:60]}): {what}; see {failed}")
 
-# %% ../nbs/24_runner.ipynb #a20c0916
-def _kernels(
-    folder: str, # for their sockets
-) -> type: # a `KernelManager`
-    "What starts kernels."
-    import zmq
-    from jupyter_client import AsyncKernelClient, AsyncKernelManager
-    from jupyter_client.provisioning import LocalProvisioner
-    from nbclient.exceptions import DeadKernelError
 
-    class Client(AsyncKernelClient):
-        async def wait_for_ready(self, timeout: float | None = None) -> None:
-            async with asyncio.timeout(timeout):
-                while True:
-                    self.kernel_info()
-                    with suppress(Empty):
-                        await self.get_shell_msg(timeout=1)
-                        await self.get_iopub_msg(timeout=0.2) # the last to be connected
-                        return
-                    if not await self.is_alive():
-                        raise DeadKernelError
+def _lost(error: Exception, notebook: Path) -> StockmlError:
+    "A kernel that is gone."
+    fate = "does not answer; is the machine too busy?" if isinstance(error, TimeoutError) else "died; was it killed, or short of memory?"
+    return StockmlError(f"{notebook.name}: its kernel {fate}")
+
+# %% ../nbs/24_runner.ipynb #a20c0916
+def _forked() -> type: # a `LocalProvisioner`
+    "What starts a kernel as a fork, and sees its end."
+    from jupyter_client.provisioning import LocalProvisioner
 
     class Forked(LocalProvisioner):
         async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
@@ -171,13 +157,43 @@ def _kernels(
             if isinstance(self.process, Process): # it has ended before someone looks, which is done every tenth of a second
                 await asyncio.to_thread(self.process.poll, 1)
 
+    return Forked
+
+# %% ../nbs/24_runner.ipynb #a20c091a
+def _client() -> type: # an `AsyncKernelClient`
+    "What speaks to kernels."
+    from jupyter_client import AsyncKernelClient
+    from nbclient.exceptions import DeadKernelError
+
+    class Client(AsyncKernelClient):
+        async def wait_for_ready(self, timeout: float | None = None) -> None:
+            async with asyncio.timeout(timeout):
+                while True:
+                    self.kernel_info()
+                    with suppress(Empty):
+                        await self.get_shell_msg(timeout=1)
+                        await self.get_iopub_msg(timeout=0.2) # the last to be connected
+                        return
+                    if not await self.is_alive():
+                        raise DeadKernelError
+
+    return Client
+
+# %% ../nbs/24_runner.ipynb #a20c091c
+def _kernels(
+    folder: str, # for their sockets
+) -> type: # a `KernelManager`
+    "What starts and ends kernels."
+    import zmq
+    from jupyter_client import AsyncKernelManager
+
     class Kernels(AsyncKernelManager):
         def __init__(self, **options: Any):
-            super().__init__(client_factory=Client, **options)
+            super().__init__(client_factory=_client(), **options)
             self.kernel_id = self.kernel_id or uuid.uuid4().hex
             if len(folder) + 10 < zmq.IPC_PATH_MAX_LEN: # a socket's path has an end; 0 where there are no such sockets
                 self.connection_file, self.transport = f"{folder}/k.json", "ipc"
-            self.provisioner = Forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+            self.provisioner = _forked()(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
 
     return Kernels
 
@@ -244,8 +260,7 @@ def exporter() -> Any: # nbconvert's
 def preload() -> None:
     "Load all that running a notebook and making its page will need."
     with warnings.catch_warnings(action="ignore"):
-        _papermill()
-        _kernels("")
+        _papermill(), _forked(), _client(), _kernels("")
         exporter()
 
 
