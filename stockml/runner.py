@@ -10,13 +10,15 @@ import asyncio
 import atexit
 import json
 import logging
+import os
 import signal
 import sys
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from queue import Empty
@@ -100,22 +102,21 @@ def run_notebook(
 ) -> Path: # `out`
     "Run a notebook in a kernel of its own. `BadInput` as the notebook found it, `StockmlError` names the failing cell."
     parameters = checked(notebook, parameters)
-    logging.getLogger("papermill").setLevel(logging.WARNING)
-    with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, _limits(timeout_s, notebook), \
-         TemporaryDirectory(ignore_cleanup_errors=True) as folder: # of a kernel's sockets
+    logging.getLogger("papermill").setLevel(logging.CRITICAL) # `_told` says it
+    with warnings.catch_warnings(action="ignore"), atomic(out) as tmp, _limits(timeout_s, notebook), _kernels(notebook.name) as kernels:
         papermill, target = _papermill(), tmp.with_suffix(".ipynb") # its own dependencies warn
         from nbclient.exceptions import DeadKernelError
 
         try:
             papermill.execute_notebook(str(notebook), str(target), parameters, cwd=cwd, progress_bar=False, kernel_name="python3",
-                                       kernel_manager_class=_kernels(folder), extra_arguments=["--log-level=50"], # it warns of ports
+                                       kernel_manager_class=kernels, iopub_timeout=60, extra_arguments=["--log-level=50"],
                                        stdout_file=sys.stdout if show else None, stderr_file=sys.stderr if show else None)
             target.replace(tmp)
         except papermill.PapermillExecutionError as e:
             target.replace(failed := out.with_suffix(".failed.ipynb"))
             raise _told(e, notebook, failed) from None
-        except (DeadKernelError, TimeoutError) as e:
-            raise _lost(e, notebook) from None
+        except DeadKernelError:
+            raise StockmlError(f"{notebook.name}: its kernel died; was it killed, or short of memory?") from None
         finally:
             target.unlink(missing_ok=True)
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)
@@ -130,19 +131,16 @@ def _told(error: Any, notebook: Path, failed: Path) -> StockmlError:
     what = " ".join(f"{error.ename}: {error.evalue}".split())
     return StockmlError(f"{notebook.name}, cell {error.cell_index} ({line[0][:60]}): {what}; see {failed}")
 
-
-def _lost(error: Exception, notebook: Path) -> StockmlError:
-    "A kernel that is gone."
-    fate = "does not answer; is the machine too busy?" if isinstance(error, TimeoutError) else "died; was it killed, or short of memory?"
-    return StockmlError(f"{notebook.name}: its kernel {fate}")
-
 # %% ../nbs/24_runner.ipynb #a20c0916
-def _forked() -> type: # a `LocalProvisioner`
-    "What starts a kernel as a fork, and sees its end."
+def _forked(
+    ends: ExitStack, # what is called at the end
+) -> type: # a `LocalProvisioner`
+    "What starts a kernel as a fork."
     from jupyter_client.provisioning import LocalProvisioner
 
     class Forked(LocalProvisioner):
         async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
+            ends.callback(self.end)
             env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **options["env"]} # a kernel's own, set too late for a fork
             try:
                 if cmd[0] != sys.executable or "ipykernel_launcher" not in cmd: # another Python's
@@ -154,48 +152,61 @@ def _forked() -> type: # a `LocalProvisioner`
             return self.connection_info
 
         async def shutdown_requested(self, restart: bool = False) -> None:
-            if isinstance(self.process, Process): # it has ended before someone looks, which is done every tenth of a second
-                await asyncio.to_thread(self.process.poll, 1)
+            if isinstance(self.process, Process): # it has ended before Jupyter looks, which it does each tenth of a second
+                await asyncio.to_thread(self.process.line.poll, 0.3)
+
+        def end(self) -> None:
+            if self.process and self.process.poll() is None:
+                self.process.send_signal(signal.SIGKILL)
+                self.process.wait()
 
     return Forked
 
 # %% ../nbs/24_runner.ipynb #a20c091a
-def _client() -> type: # an `AsyncKernelClient`
-    "What speaks to kernels."
+def _client(
+    name: str, # of the notebook
+) -> type: # an `AsyncKernelClient`
+    "What speaks to a kernel."
     from jupyter_client import AsyncKernelClient
     from nbclient.exceptions import DeadKernelError
 
     class Client(AsyncKernelClient):
         async def wait_for_ready(self, timeout: float | None = None) -> None:
-            async with asyncio.timeout(timeout):
-                while True:
-                    self.kernel_info()
-                    with suppress(Empty):
-                        await self.get_shell_msg(timeout=1)
-                        await self.get_iopub_msg(timeout=0.2) # the last to be connected
-                        return
-                    if not await self.is_alive():
-                        raise DeadKernelError
+            deadline = time.monotonic() + (timeout or 0)
+            while True:
+                self.kernel_info()
+                with suppress(Empty):
+                    await self.get_shell_msg(timeout=1)
+                    await self.get_iopub_msg(timeout=0.2) # what is printed will arrive, too
+                    return
+                if not await self.is_alive():
+                    raise DeadKernelError
+                if timeout and time.monotonic() > deadline:
+                    raise StockmlError(f"{name}: its kernel has not answered for {timeout:g} s: is the machine too busy?")
 
     return Client
 
 # %% ../nbs/24_runner.ipynb #a20c091c
+@contextmanager
 def _kernels(
-    folder: str, # for their sockets
-) -> type: # a `KernelManager`
-    "What starts and ends kernels."
+    name: str, # of the notebook
+) -> Iterator[type]: # a `KernelManager`
+    "A block in which kernels may start."
     import zmq
     from jupyter_client import AsyncKernelManager
 
-    class Kernels(AsyncKernelManager):
-        def __init__(self, **options: Any):
-            super().__init__(client_factory=_client(), **options)
-            self.kernel_id = self.kernel_id or uuid.uuid4().hex
-            if len(folder) + 10 < zmq.IPC_PATH_MAX_LEN: # a socket's path has an end; 0 where there are no such sockets
-                self.connection_file, self.transport = f"{folder}/k.json", "ipc"
-            self.provisioner = _forked()(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+    with TemporaryDirectory(prefix="stockml-", ignore_cleanup_errors=True) as folder, ExitStack() as ends:
+        client, forked, place = _client(name), _forked(ends), f"{folder}/k"
 
-    return Kernels
+        class Kernels(AsyncKernelManager):
+            def __init__(self, **options: Any):
+                super().__init__(client_factory=client, **options)
+                self.kernel_id = self.kernel_id or uuid.uuid4().hex
+                if len(os.fsencode(f"{place}-ipc-5")) <= zmq.IPC_PATH_MAX_LEN: # the last socket's; 0 where there are none
+                    self.connection_file, self.transport = f"{place}.json", "ipc"
+                self.provisioner = forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+
+        yield Kernels
 
 # %% ../nbs/24_runner.ipynb #a20c0918
 def kernel() -> None:
@@ -236,7 +247,7 @@ def _limits(seconds: float, notebook: Path) -> Iterator[None]:
         raise SystemExit(143)
 
     before = signal.signal(signal.SIGALRM, late), signal.signal(signal.SIGTERM, ended)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 15) # again: some libraries swallow exceptions now and then
     try:
         yield
     finally:
@@ -260,8 +271,10 @@ def exporter() -> Any: # nbconvert's
 def preload() -> None:
     "Load all that running a notebook and making its page will need."
     with warnings.catch_warnings(action="ignore"):
-        _papermill(), _forked(), _client(), _kernels("")
+        _papermill()
         exporter()
+        with _kernels(""):
+            pass
 
 
 def to_html(

@@ -1,11 +1,12 @@
-import asyncio
 import os
 import signal
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from projects import gone
@@ -136,6 +137,11 @@ def test_bad_input_found_by_a_notebook_stays_bad_input(write, tmp_path):
     assert complaint(BadInput, notebook, tmp_path / "out.ipynb", show=False) == "prices.csv, line 3: date: missing"
 
 
+def children() -> set[int]:
+    "The processes that this one has started, and that are still there."
+    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
 def test_time_limit_ends_the_kernel(write, tmp_path):
     notebook = write("import os, time", "open('pid', 'w').write(str(os.getpid()))", "time.sleep(60)")
     begun = time.monotonic()
@@ -211,7 +217,7 @@ def test_a_kernel_in_a_fork_looks_for_modules_as_any_other(forked, tmp_path):
     assert said.startswith("a fork ") and str(tmp_path) not in said
 
 
-@pytest.mark.parametrize(("folder", "spoken_through"), [("short", "ipc"), ("long" * 30, "tcp")])
+@pytest.mark.parametrize(("folder", "spoken_through"), [("short", "ipc"), ("long" * 30, "tcp"), ("ü" * 45, "tcp")])
 def test_kernels_do_not_compete_for_ports(write, tmp_path, monkeypatch, folder, spoken_through):
     (tmp_path / folder).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
@@ -226,7 +232,18 @@ def test_kernel_that_cannot_start_is_named(write, tmp_path, monkeypatch):
         run_notebook(write("1"), tmp_path / "out.ipynb", show=False)
 
 
+@pytest.mark.parametrize("seconds", [.15, .3, .6])
+def test_time_limit_while_a_kernel_starts_leaves_nothing(write, tmp_path, monkeypatch, seconds):
+    (tmp_path / "sockets").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "sockets"))
+    before = children()
+    notebook = write("import time", "time.sleep(60)")
+    assert "not done after" in complaint(BadInput, notebook, tmp_path / "out.ipynb", timeout_s=seconds, show=False)
+    assert not children() - before and not list((tmp_path / "sockets").iterdir())
+
+
 def test_kernel_that_does_not_answer_is_named(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(asyncio, "timeout", lambda seconds, timeout=asyncio.timeout: timeout(.01))
-    with pytest.raises(StockmlError, match="its kernel does not answer"):
-        run_notebook(write("1"), tmp_path / "out.ipynb", show=False)
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("papermill.execute_notebook", partial(papermill.execute_notebook, start_timeout=1))
+    assert "its kernel has not answered for 1 s" in complaint(StockmlError, write("1"), tmp_path / "out.ipynb", show=False)
