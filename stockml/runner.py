@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -109,7 +110,8 @@ def run_notebook(
 
         try:
             papermill.execute_notebook(str(notebook), str(target), parameters, cwd=cwd, progress_bar=False, kernel_name="python3",
-                                       kernel_manager_class=kernels, iopub_timeout=60, extra_arguments=["--log-level=50"],
+                                       kernel_manager_class=kernels, iopub_timeout=60,
+                                       extra_arguments=["--log-level=50"], # it warns of TCP
                                        stdout_file=sys.stdout if show else None, stderr_file=sys.stderr if show else None)
             target.replace(tmp)
         except papermill.PapermillExecutionError as e:
@@ -135,7 +137,7 @@ def _told(error: Any, notebook: Path, failed: Path) -> StockmlError:
 def _forked(
     ends: ExitStack, # what is called at the end
 ) -> type: # a `LocalProvisioner`
-    "What starts a kernel as a fork."
+    "What starts a kernel: as a fork, if there is one to be had."
     from jupyter_client.provisioning import LocalProvisioner
 
     class Forked(LocalProvisioner):
@@ -172,7 +174,7 @@ def _client(
 
     class Client(AsyncKernelClient):
         async def wait_for_ready(self, timeout: float | None = None) -> None:
-            deadline = time.monotonic() + (timeout or 0)
+            deadline = time.monotonic() + (timeout or math.inf)
             while True:
                 self.kernel_info()
                 with suppress(Empty):
@@ -181,7 +183,7 @@ def _client(
                     return
                 if not await self.is_alive():
                     raise DeadKernelError
-                if timeout and time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise StockmlError(f"{name}: its kernel has not answered for {timeout:g} s: is the machine too busy?")
 
     return Client
