@@ -62,7 +62,7 @@ lint: setup ## style, floors, workflows
 unit: setup ## pytest with coverage; what lives through replays is replay-test
 	pytest -n 3 --dist loadfile --cov --cov-report=term-missing --ignore=tests/replay
 
-replay-test: setup ## replays that are killed, cut off and shaken, resumed to the same end; ten minutes
+replay-test: setup ## replays that are killed, cut off and shaken, resumed to the same end; five minutes
 	pytest tests/replay
 
 notebooks: setup ## run every notebook of nbs/ with its outputs compared
